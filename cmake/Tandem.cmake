@@ -1,0 +1,60 @@
+# The project's three kinds of target, so that a folder's CMakeLists.txt is a list of names.
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+endif()
+
+add_library(tandem_flags INTERFACE)
+target_include_directories(tandem_flags INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(tandem_flags INTERFACE -Wall -Wextra -Werror -fstack-protector-strong)
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+  target_compile_options(tandem_flags INTERFACE -fcf-protection -fstack-clash-protection)
+endif()
+target_compile_definitions(tandem_flags INTERFACE _GLIBCXX_ASSERTIONS TANDEM_VERSION="${PROJECT_VERSION}")
+target_link_options(tandem_flags INTERFACE -pie -Wl,-z,relro,-z,now)
+if(TANDEM_SANITIZE)
+  target_compile_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE} -fno-omit-frame-pointer
+                         -fno-sanitize-recover=all)
+  target_link_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE})
+elseif(CMAKE_BUILD_TYPE STREQUAL "Release")
+  # GCC 12 answers to FORTIFY_SOURCE=3; undefine first, since distributions preset their own level.
+  target_compile_options(tandem_flags INTERFACE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3)
+endif()
+
+# tandem_library(NAME SOURCES a.cc ... [DEPS lib ...])  A static library; no sources makes it header-only.
+function(tandem_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(${name} STATIC ${ARG_SOURCES})
+    target_link_libraries(${name} PUBLIC tandem_flags ${ARG_DEPS})
+  else()
+    add_library(${name} INTERFACE)
+    target_link_libraries(${name} INTERFACE tandem_flags ${ARG_DEPS})
+  endif()
+endfunction()
+
+# tandem_binary(NAME SOURCES main.cc [DEPS lib ...])  A program in build/<preset>/bin.
+function(tandem_binary name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS})
+endfunction()
+
+# tandem_test(NAME SOURCES a_test.cc ... [DEPS lib ...] [LABELS label ...] [TIMEOUT seconds])
+# One GoogleTest program and one ctest entry. Label `core` = no gRPC, runs under the sanitizers too.
+function(tandem_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  if(NOT TANDEM_BUILD_TESTS)
+    return()
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE TANDEM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+endfunction()
