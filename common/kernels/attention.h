@@ -1,0 +1,48 @@
+// Causal attention over the paged KV cache, for a ragged batch.
+//
+// One reduction for prefill and decode: the row at absolute position p passes over the tiles of 16 positions
+// (= KV blocks) 0, 1, ..., p / 16 in this order, with running maximum m, sum l and output o (all f32):
+//   s[j]   = sum_d fma(q[d] * scale, K[d][j])  d ascending;  lanes j with 16 * tile + j > p are selected to
+//   -inf m'     = max(m, max_j s[j]);  c = exp(m - m');  e[j] = exp(s[j] - m')   (0 where masked, selected)
+//   l      = fma(l, c, tree-sum_j e[j]);  o[d] = o[d] * c, then for j ascending o[d] = fma(e[j], V[j][d],
+//   o[d])
+// and finally out[d] = o[d] / l. What is computed for a row depends on nothing but its own q and the KV of
+// its sequence, whatever else is in the batch; each KV tile is read once per (sequence, KV head) for all rows
+// of the step.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "common/base/thread_pool.h"
+#include "common/kernels/kv_cache.h"
+
+namespace tandem::kernels {
+
+// One sequence's rows in the flattened batch: rows [first_row, first_row + num_rows) at consecutive absolute
+// positions from first_position. blocks[i] holds positions 16 i .. 16 i + 15 and reaches at least to the last
+// row's.
+struct SequenceRows {
+  int32_t first_row = 0;
+  int32_t num_rows = 0;
+  int32_t first_position = 0;
+  std::span<const int32_t> blocks;
+};
+
+// Writes K and V of the batch's rows into the cache (rounded to its type, nearest even).
+// k, v [tokens, kv_heads, head_dim] with `stride` floats between tokens; kv heads and head_dim from the
+// layout.
+void WriteKv(const float* k, const float* v, int64_t stride, int layer,
+             std::span<const SequenceRows> sequences, KvCache& cache, ThreadPool& pool);
+
+// q, out [tokens, num_heads, head_dim], strides in floats between tokens; query head h uses KV head
+// h / (num_heads / kv_heads). The rows' own K and V have been written. out must not overlap q.
+void Attention(const float* q, int64_t q_stride, int layer, std::span<const SequenceRows> sequences,
+               const KvCache& cache, int num_heads, float scale, float* out, int64_t out_stride,
+               ThreadPool& pool);
+
+// The loops literally as above; the oracle of the tests.
+void AttentionReference(const float* q, int64_t q_stride, int layer, std::span<const SequenceRows> sequences,
+                        const KvCache& cache, int num_heads, float scale, float* out, int64_t out_stride);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,63 @@
+// Paged key-value cache of one model: memory for `num_blocks` blocks of 16 positions, each holding all
+// layers.
+//
+// A block is one contiguous stretch; layer l's part begins at layout.layers[l].offset and holds, per KV head
+// h,
+//   K [head_dim][16]  then  V [16][head_dim]
+// K with positions in vector lanes, V with the head dimension in lanes, so that attention needs no sum across
+// lanes. Layers may differ in heads and head_dim (layout), and may share another layer's part. Reading
+// positions that no one has written is allowed and harmless only because attention selects, never multiplies,
+// masked lanes. Not thread-safe across one block: the step loop decides who writes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/kernels/types.h"
+
+namespace tandem::kernels {
+
+inline constexpr int kKvBlockPositions = 16;
+
+struct KvLayerShape {
+  int num_kv_heads = 0;
+  int head_dim = 0;  // multiple of 8
+};
+
+struct KvLayout {
+  KvType type = KvType::kBF16;
+  std::vector<KvLayerShape> layers;
+  std::vector<int64_t> layer_offset;  // bytes from the block's start
+  int64_t block_bytes = 0;            // multiple of 64
+
+  static KvLayout Create(KvType type, std::vector<KvLayerShape> layers);
+};
+
+class KvCache {
+ public:
+  // kResourceExhausted with the sizes if the memory cannot be had.
+  static absl::StatusOr<std::unique_ptr<KvCache>> Create(KvLayout layout, int num_blocks);
+
+  const KvLayout& layout() const { return layout_; }
+  int num_blocks() const { return num_blocks_; }
+  std::byte* block(int32_t b) { return data_.get() + b * layout_.block_bytes; }
+  const std::byte* block(int32_t b) const { return data_.get() + b * layout_.block_bytes; }
+
+  // Fills a block with NaN patterns: tests prove that nothing reads what was not written.
+  void Poison(int32_t b);
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const;
+  };
+  KvCache(KvLayout layout, int num_blocks) : layout_(std::move(layout)), num_blocks_(num_blocks) {}
+
+  KvLayout layout_;
+  int num_blocks_;
+  std::unique_ptr<std::byte, Free> data_;
+};
+
+}  // namespace tandem::kernels
