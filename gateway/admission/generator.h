@@ -1,0 +1,147 @@
+// The gateway's core as its two front doors see it: a request goes in, events come out.
+//
+//   doors (gateway/http, gateway/grpc) parse bytes into a GenerationRequest and write events; nothing else
+//   Generator                          validates, renders, tokenises, queues, batches, recovers, detokenises
+//
+// Errors are the named functions of gateway/errors.h; a door maps their code and reason to its protocol.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/sampling/sampler.h"
+#include "nlohmann/json.hpp"
+
+namespace tandem::gateway {
+
+// As a client wrote it, before any check of values: an absent optional takes service defaults. Integers are
+// wide so that a value out of range can be named in the error.
+struct GenerationRequest {
+  std::string model;
+  std::string request_id;   // empty or malformed: replaced
+  std::string traceparent;  // W3C; malformed: dropped
+  std::string api;          // "chat", "completions" or "grpc", for logs and metrics
+
+  // The input: either a conversation (array of {"role", "content"}) or prompts, each text or token ids.
+  using Prompt = std::variant<std::string, std::vector<int64_t>>;
+  std::optional<nlohmann::ordered_json> messages;
+  std::vector<Prompt> prompts;
+  bool prompt_list = false;  // P: prompts came as a list
+  std::map<std::string, bool> chat_template_kwargs;
+  bool echo = false;
+
+  std::optional<int64_t> max_tokens;
+  std::optional<int64_t> default_max_tokens;  // P: 16; absent: the rest of the context
+  std::optional<int64_t> min_tokens;
+  bool ignore_eos = false;
+  std::optional<int64_t> n;
+  std::optional<int64_t> priority;
+  std::optional<double> temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;
+  std::optional<int64_t> top_k;
+  std::vector<std::pair<int64_t, double>> logit_bias;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  std::vector<int64_t> stop_token_ids;
+  std::optional<int64_t> num_logprobs;
+
+  absl::Time deadline = absl::InfiniteFuture();  // capped by the service's own
+};
+
+struct Started {
+  std::string request_id;
+  uint64_t seed = 0;
+  std::vector<int32_t> prompt_tokens;  // per prompt
+  int32_t cached_prompt_tokens = 0;    // all prompts
+  std::string system_fingerprint;
+  std::string model;
+};
+
+struct DeltaToken {
+  int32_t id = 0;
+  std::string bytes;
+  // With logprobs: the token's own, and the likeliest with their bytes, descending.
+  std::optional<float> logprob;
+  struct Top {
+    int32_t id;
+    std::string bytes;
+    float logprob;
+  };
+  std::vector<Top> top;
+};
+
+struct Delta {
+  int32_t choice = 0;       // prompt * n + i
+  int32_t first_index = 0;  // of tokens, among the choice's output
+  std::string text;  // whole characters, stop texts held back; with echo the first one begins with the prompt
+  std::vector<DeltaToken> tokens;
+};
+
+struct Finished {
+  int32_t choice = 0;
+  enum class Reason { kStop, kLength } reason = Reason::kStop;
+  int32_t prompt_tokens = 0;
+  int32_t output_tokens = 0;
+  int64_t drafted = 0, checked = 0, accepted = 0;
+};
+
+// Receives one request's events, in order: Started, then per choice deltas and one Finished; or OnError at
+// any point, after which nothing comes. Called on the batcher's thread, must not block and must not call back
+// into Generator.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void OnStarted(const Started& started) = 0;
+  virtual void OnDelta(Delta delta) = 0;
+  virtual void OnFinished(const Finished& finished) = 0;
+  virtual void OnAllFinished() = 0;  // after the last choice's OnFinished
+  virtual void OnError(const absl::Status& status) = 0;
+};
+
+// A running request. Destroying it cancels what still runs (within one step) and returns only when the sink
+// will not be called any more.
+class Generation {
+ public:
+  virtual ~Generation() = default;
+  // The request id in use (given or made).
+  virtual const std::string& request_id() const = 0;
+};
+
+struct ModelInfo {
+  std::string id;
+  std::vector<std::string> aliases;
+  int32_t max_model_len = 0;
+  int32_t vocab_size = 0;
+  std::string system_fingerprint;  // empty while no verifier is connected
+  absl::Time created;
+};
+
+// Thread-safe.
+class Generator {
+ public:
+  virtual ~Generator() = default;
+
+  // Validates, tokenises and queues. An error here means that nothing was started. The sink may be called
+  // before this returns. `sink` is borrowed until the Generation is destroyed.
+  virtual absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request, EventSink& sink) = 0;
+
+  // `model` is checked as in Start. Exactly one of text and messages.
+  virtual absl::StatusOr<std::vector<int32_t>> Tokenize(
+      const std::string& model, const std::optional<std::string>& text,
+      const std::optional<nlohmann::ordered_json>& messages) = 0;
+  virtual absl::StatusOr<std::string> Detokenize(const std::string& model,
+                                                 const std::vector<int64_t>& ids) = 0;
+
+  virtual ModelInfo model_info() const = 0;
+  // Whether a request would be taken now: at least one verifier ready and not draining.
+  virtual bool ready() const = 0;
+};
+
+}  // namespace tandem::gateway

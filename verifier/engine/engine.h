@@ -1,0 +1,89 @@
+// The verifier's state and its step, on one thread: sequences, KV blocks, prefix cache, sampling, preemption.
+//
+//   ASSIGN_OR_RETURN(auto engine, Engine::Create(options, model, pool, clock));
+//   engine->OpenStream(1);
+//   engine->ApplyPlan(1, plan);
+//   while (engine->HasWork()) Deliver(engine->Step());
+//
+// A step takes, for each sequence, its next positions without KV: one (the anchor, the last confirmed token)
+// plus drafts for a decoding sequence, a chunk for one in prefill. Rows that reach the last confirmed token,
+// and those of drafts, get logits; the token sampled there depends on (seed, index, logits, history) alone,
+// so a draft is accepted iff it equals the sampled token, and what is drafted, batched, preempted or cached
+// never changes the text.
+//
+// Not thread-safe: one thread calls everything (StepLoop). Borrows model, pool and clock.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/clock.h"
+#include "common/base/thread_pool.h"
+#include "common/models/model.h"
+#include "verifier/engine/messages.h"
+
+namespace tandem::verifier {
+
+struct EngineOptions {
+  int64_t kv_bytes = 0;       // memory of the KV pool; 0 = a quarter of what the system has free at start
+  int max_sequences = 64;     // in KV memory at once
+  int max_step_tokens = 512;  // rows of one step, anchors, drafts and prefill together
+  int prefill_chunk = 256;    // prefill rows of one sequence and step
+  bool prefix_cache = true;
+  int max_draft_tokens = 7;  // drafts checked per sequence and step at most
+};
+
+// What happened in one step, for metrics; durations by phase.
+struct StepStats {
+  int anchors = 0, draft_tokens = 0, prefill_tokens = 0, sequences = 0;
+  int kv_context_tokens = 0;  // KV tokens read
+  absl::Duration plan, forward, sample, deliver;
+  double predicted_seconds = 0;  // by the step-time model, before the step
+};
+
+// Monotonic totals and present sizes, for metrics; free + cached + in use = total whenever no step runs.
+struct EngineStats {
+  int64_t preemptions = 0, prompt_tokens = 0, cached_prompt_tokens = 0, generated_tokens = 0,
+          stale_messages = 0;
+  int64_t drafted = 0, checked = 0, accepted = 0;
+  int32_t running_sequences = 0;
+  int32_t blocks_total = 0, blocks_free = 0, blocks_cached = 0;
+  double utilization = 0, utilization_tokens = 0, utilization_kv = 0;
+};
+
+class Engine {
+ public:
+  // kResourceExhausted with the sizes if the pool cannot hold one sequence of a few blocks.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, models::Model& model,
+                                                        ThreadPool& pool, const Clock& clock);
+  virtual ~Engine() = default;
+
+  // Prompt and output together: min(model's context, what the pool can hold beside one window of drafts).
+  virtual int32_t max_model_len() const = 0;
+
+  virtual void OpenStream(StreamId stream) = 0;
+  // Frees the stream's sequences at once; nothing is reported to it any more.
+  virtual void CloseStream(StreamId stream) = 0;
+  // Admissions that cannot be placed now end kPreempted at their own length, those that never can kFailed.
+  // Repeated admissions of the same (id, epoch) and entries of older epochs are no-ops.
+  virtual void ApplyPlan(StreamId stream, Plan&& plan) = 0;
+
+  // Drafts for the positions after `length` confirmed tokens, the last of which is `anchor`; dropped unless
+  // exactly that is the sequence's state at its next step. At most max_draft_tokens are used.
+  virtual void ProposeDrafts(StreamId stream, uint64_t id, uint32_t epoch, int32_t length, int32_t anchor,
+                             std::span<const int32_t> drafts) = 0;
+
+  // Whether Step has anything to compute or to report.
+  virtual bool HasWork() const = 0;
+  // One pass. Returns a report for each stream with something new.
+  virtual std::vector<std::pair<StreamId, Report>> Step() = 0;
+
+  virtual const StepStats& last_step() const = 0;
+  virtual EngineStats stats() const = 0;
+};
+
+}  // namespace tandem::verifier

@@ -1,0 +1,38 @@
+// The thread that owns the engine: takes what arrived, steps while there is work, waits otherwise.
+//
+// Post* may be called from any thread and never wait for a step. Sinks are called on the loop's thread and
+// must not block: they take the report into the stream's writer (merging, see MergeReport, while a write is
+// in flight).
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "absl/time/time.h"
+#include "verifier/engine/engine.h"
+
+namespace tandem::verifier {
+
+class StepLoop {
+ public:
+  using ReportSink = std::function<void(Report)>;
+  // Called on the loop's thread after each step.
+  using StepObserver = std::function<void(const StepStats&, const EngineStats&)>;
+
+  // Starts the thread. Borrows engine and clock.
+  static std::unique_ptr<StepLoop> Start(Engine& engine, const Clock& clock, StepObserver observer);
+  // Stops the thread; open streams get nothing more.
+  virtual ~StepLoop() = default;
+
+  virtual StreamId OpenStream(ReportSink sink) = 0;
+  // After it returns the sink is not called any more; the sequences are freed within a step.
+  virtual void CloseStream(StreamId stream) = 0;
+  virtual void PostPlan(StreamId stream, Plan plan) = 0;
+
+  // Copies of the latest statistics; cheap, any thread.
+  virtual EngineStats stats() const = 0;
+  // How long the loop has had work without finishing a step; zero when idle. For the liveness check.
+  virtual absl::Duration stalled_for() const = 0;
+};
+
+}  // namespace tandem::verifier
