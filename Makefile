@@ -1,0 +1,66 @@
+# The short way in; `make help` lists the targets. Everything is built in build/<preset>.
+PRESET ?= release
+MODEL ?= smollm2-135m
+BUILD := build/$(PRESET)
+BIN := $(BUILD)/bin
+PACKAGES := $(shell sed 's/#.*//' packages/debian12.txt)
+# Root installs directly, others through sudo where there is one.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+
+.DEFAULT_GOAL := build
+.PHONY: help deps build run test sanitize bench check format clean
+
+help:
+	@echo 'make           build programs and tests (PRESET=release|debug|asan|tsan)'
+	@echo 'make deps      install the Debian packages of packages/debian12.txt'
+	@echo 'make run       build, pull MODEL ($(MODEL)), start everything, ask one question, serve until Ctrl-C'
+	@echo 'make test      build and run all tests'
+	@echo 'make sanitize  the gRPC-free core under address, undefined-behaviour and thread sanitizers'
+	@echo 'make bench     decode, prefill and verify-cost figures of MODEL on this machine'
+	@echo 'make check     formatting, and clang-tidy on the files changed since BASE (default: the last commit)'
+	@echo 'make format    reformat the sources'
+	@echo 'make clean     remove build/'
+
+# Only asks the package manager for what is missing, so that it costs nothing once all is there.
+deps:
+	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null | \
+	    awk '/install ok installed/ {print $$1}' | sort > /tmp/tandem-have.$$$$; \
+	    printf '%s\n' $(PACKAGES) | sort | comm -23 - /tmp/tandem-have.$$$$; rm -f /tmp/tandem-have.$$$$); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] && [ -z "$(SUDO)" ]; then \
+	  echo "These Debian packages are missing; as root run:"; \
+	  echo "  apt-get install --no-install-recommends" $$missing; exit 1; \
+	fi; \
+	$(SUDO) apt-get update -q && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+
+$(BUILD)/build.ninja: CMakeLists.txt CMakePresets.json | deps
+	cmake --preset $(PRESET)
+
+build: $(BUILD)/build.ninja
+	cmake --build $(BUILD)
+
+run: build
+	@$(BIN)/tandem up --model $(MODEL) --ask 'What is the capital of France?'
+
+test: build
+	ctest --test-dir $(BUILD) --output-on-failure
+
+sanitize: deps
+	cmake --preset asan-core && cmake --build build/asan-core && ctest --test-dir build/asan-core --output-on-failure -L core
+	cmake --preset tsan && cmake --build build/tsan && ctest --test-dir build/tsan --output-on-failure -L threads
+
+bench: build
+	$(BIN)/tandem pull $(MODEL)
+	tests/bench/bench.sh $(BIN) $(MODEL)
+
+BASE ?= HEAD
+check: $(BUILD)/build.ninja
+	git ls-files '*.cc' '*.h' | xargs clang-format --dry-run --Werror
+	tests/tidy.sh $(BUILD) $(BASE)
+
+format:
+	git ls-files '*.cc' '*.h' | xargs clang-format -i
+
+clean:
+	rm -rf build
