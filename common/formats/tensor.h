@@ -16,6 +16,7 @@ enum class DType {
   kF32, kF16, kBF16,
   kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0,     // blocks of 32
   kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K,     // blocks of 256
+  kIQ4_NL, kIQ4_XS,                      // blocks of 32 and 256, 4-bit indices into a table
   kI8, kI16, kI32, kI64, kU8, kF64, kBool,
 };
 
@@ -25,7 +26,8 @@ int64_t BlockBytes(DType dtype);
 bool IsQuantised(DType dtype);
 
 // `data` borrows from the file's mapping: row-major, outermost dimension first ([out, in] for a linear layer, also
-// for GGUF, whose own order is reversed). Its size has been checked against dtype and shape.
+// for GGUF, whose own order is reversed). Its size has been checked against dtype and shape, and the number of elements
+// fits 63 bits. Dimensions of 0 occur in safetensors files only.
 struct TensorView {
   std::string name;
   DType dtype = DType::kF32;
@@ -35,12 +37,15 @@ struct TensorView {
   int64_t num_elements() const;
   // Elements of the last dimension, and how many such rows there are.
   int64_t row_elements() const { return shape.empty() ? 1 : shape.back(); }
-  int64_t num_rows() const { return num_elements() / row_elements(); }
+  int64_t num_rows() const { return row_elements() == 0 ? 0 : num_elements() / row_elements(); }
   int64_t row_bytes() const { return row_elements() / BlockElements(dtype) * BlockBytes(dtype); }
   std::span<const std::byte> row(int64_t r) const { return data.subspan(r * row_bytes(), row_bytes()); }
 };
 
-// Whether Dequantize knows the type.
+// "[64,32]", for messages.
+std::string ShapeText(const std::vector<int64_t>& shape);
+
+// Whether Dequantize knows the type: all but the integer types, F64 and BOOL.
 bool CanDequantize(DType dtype);
 
 // out[i] = element i as float32, computed in float32 in the order of ggml's reference code (golden/gguf).
