@@ -38,7 +38,8 @@ class ByteReader {
     return view;
   }
 
-  // A count of things that take at least `min_bytes` (> 0) each, checked against what is left: safe to reserve for.
+  // A count of things that take at least `min_bytes` (> 0) each, checked against what is left: safe to
+  // reserve for.
   absl::StatusOr<uint64_t> ReadCount(uint64_t min_bytes, std::string_view what) {
     ASSIGN_OR_RETURN(const uint64_t count, Read<uint64_t>(what));
     if (count > remaining() / min_bytes) {

@@ -1,11 +1,12 @@
-// A model on disk, whatever its format: configuration, tensors by their Hugging Face names, tokenizer sources.
+// A model on disk, whatever its format: configuration, tensors by their Hugging Face names, tokenizer
+// sources.
 //
 //   ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(path));   // a .gguf file or a Hugging Face directory
 //   checkpoint->config().num_layers;
 //   ASSIGN_OR_RETURN(TensorView w, checkpoint->Tensor("model.layers.0.self_attn.q_proj.weight", {out, in}));
 //
-// Files are memory-mapped read-only; views borrow from the checkpoint. Every length and offset has been checked against
-// the file's size before it is used. Immutable after Open, hence thread-safe.
+// Files are memory-mapped read-only; views borrow from the checkpoint. Every length and offset has been
+// checked against the file's size before it is used. Immutable after Open, hence thread-safe.
 #pragma once
 
 #include <memory>
@@ -22,8 +23,9 @@ namespace tandem::formats {
 
 class GgufFile;
 
-// GGUF files of architecture llama hold the rows of q_proj and k_proj permuted within each head: file row 2j+half is
-// row half * head_dim/2 + j in Hugging Face's order. `kInterleavedPairs` says so; the user undoes it by rows.
+// GGUF files of architecture llama hold the rows of q_proj and k_proj permuted within each head: file row
+// 2j+half is row half * head_dim/2 + j in Hugging Face's order. `kInterleavedPairs` says so; the user undoes
+// it by rows.
 enum class RowOrder { kPlain, kInterleavedPairs };
 
 class Checkpoint {
@@ -35,25 +37,28 @@ class Checkpoint {
   const ModelConfig& config() const { return config_; }
   const std::string& path() const { return path_; }
 
-  // Tensors under Hugging Face names, also for GGUF ("model.layers.3.mlp.up_proj.weight", "model.norm.weight",
-  // "model.embed_tokens.weight", "lm_head.weight"). kNotFound if absent, kInvalidArgument if of another shape.
-  virtual absl::StatusOr<TensorView> Tensor(const std::string& name, const std::vector<int64_t>& shape) const = 0;
+  // Tensors under Hugging Face names, also for GGUF ("model.layers.3.mlp.up_proj.weight",
+  // "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"). kNotFound if absent,
+  // kInvalidArgument if of another shape.
+  virtual absl::StatusOr<TensorView> Tensor(const std::string& name,
+                                            const std::vector<int64_t>& shape) const = 0;
   virtual bool HasTensor(const std::string& name) const = 0;
   virtual RowOrder QkRowOrder() const = 0;
 
-  // SHA-256 (hex) over the lines "name dtype shape sha256-of-raw-bytes" sorted by name, names, dtypes and shapes as
-  // stored in the file. Reads the whole file; computed at the first call.
+  // SHA-256 (hex) over the lines "name dtype shape sha256-of-raw-bytes" sorted by name, names, dtypes and
+  // shapes as stored in the file. Reads the whole file; computed at the first call.
   virtual const std::string& Fingerprint() const = 0;
   virtual int64_t TensorBytes() const = 0;
 
   // Where the tokenizer and the chat template come from: GGUF metadata, or tokenizer.json and
-  // chat_template.jinja / tokenizer_config.json. Exactly one of gguf and tokenizer_json is set when there is any.
+  // chat_template.jinja / tokenizer_config.json. Exactly one of gguf and tokenizer_json is set when there is
+  // any.
   struct TextSources {
     const GgufFile* gguf = nullptr;
-    std::string tokenizer_json;          // file content
-    std::string tokenizer_config_json;   // file content, empty if absent
-    std::string chat_template;           // Jinja source, empty if absent
-    std::string bos_token, eos_token;    // as the template sees them, empty if unknown
+    std::string tokenizer_json;         // file content
+    std::string tokenizer_config_json;  // file content, empty if absent
+    std::string chat_template;          // Jinja source, empty if absent
+    std::string bos_token, eos_token;   // as the template sees them, empty if unknown
   };
   virtual absl::StatusOr<TextSources> ReadTextSources() const = 0;
 

@@ -1,5 +1,5 @@
-// Dequantize of tensor.h. One function per block type: block bytes in, float32 out, every product and sum rounded to
-// float32 in the written order (this file is compiled without contraction to fused multiply-adds).
+// Dequantize of tensor.h. One function per block type: block bytes in, float32 out, every product and sum
+// rounded to float32 in the written order (this file is compiled without contraction to fused multiply-adds).
 #include <bit>
 #include <cstring>
 
@@ -19,8 +19,8 @@ T Load(const Byte* p) {
   return value;
 }
 
-// Branch-free, exact for all 65,536 values: the exponent is rebased by a multiplication, which also normalises
-// subnormals; infinity and NaN get their exponent back.
+// Branch-free, exact for all 65,536 values: the exponent is rebased by a multiplication, which also
+// normalises subnormals; infinity and NaN get their exponent back.
 float HalfToFloat(uint16_t h) {
   const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fff) << 13;
   uint32_t bits = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);

@@ -50,7 +50,8 @@ absl::StatusOr<int64_t> GgufFile::GetInt(const std::string& key) const {
   if (const auto* value = Find<int64_t>(*this, key)) return *value;
   const auto* value = Find<uint64_t>(*this, key);
   if (value == nullptr) return AbsentOrOther(*this, key, "integer");
-  if (!std::in_range<int64_t>(*value)) return InvalidArgument("metadata {} is {}, above 2^63", Quoted(key), *value);
+  if (!std::in_range<int64_t>(*value))
+    return InvalidArgument("metadata {} is {}, above 2^63", Quoted(key), *value);
   return static_cast<int64_t>(*value);
 }
 

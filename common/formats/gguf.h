@@ -21,8 +21,9 @@ using GgufValue = std::variant<bool, int64_t, uint64_t, double, std::string, std
 // Memory-mapped; views borrow. Immutable after Open.
 class GgufFile {
  public:
-  // Refuses (kInvalidArgument, naming file and reason): anything whose lengths, counts, types, dimensions, alignment or
-  // offsets do not fit the file. Nothing is allocated from a claimed size before it is checked against the file's.
+  // Refuses (kInvalidArgument, naming file and reason): anything whose lengths, counts, types, dimensions,
+  // alignment or offsets do not fit the file. Nothing is allocated from a claimed size before it is checked
+  // against the file's.
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
   virtual ~GgufFile() = default;
 

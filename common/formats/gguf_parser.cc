@@ -1,6 +1,6 @@
-// Layout (all little-endian): "GGUF", u32 version, u64 tensors, u64 metadata pairs; the pairs (string key, u32 type,
-// value); per tensor string name, u32 dimensions, u64 each (innermost first), u32 type, u64 offset; padding to the
-// alignment; tensor data, offsets counted from here. Strings and arrays carry a 64-bit length.
+// Layout (all little-endian): "GGUF", u32 version, u64 tensors, u64 metadata pairs; the pairs (string key,
+// u32 type, value); per tensor string name, u32 dimensions, u64 each (innermost first), u32 type, u64 offset;
+// padding to the alignment; tensor data, offsets counted from here. Strings and arrays carry a 64-bit length.
 #include "common/formats/gguf_parser.h"
 
 #include <algorithm>
@@ -21,56 +21,103 @@ constexpr uint64_t kMaxKeyBytes = 65'535;  // from the format's specification
 constexpr uint64_t kMaxNameBytes = 255;    // longer than any known file's; ggml itself stops at 63
 constexpr uint32_t kMaxDimensions = 4;
 constexpr int64_t kMinAlignment = 8, kMaxAlignment = 1 << 20, kDefaultAlignment = 32;
-// Over all arrays of one file, so that a file of bytes cannot make us hold 32 times its size. Vocabularies: 10^6.
+// Over all arrays of one file, so that a file of bytes cannot make us hold 32 times its size. Vocabularies:
+// 10^6.
 constexpr uint64_t kMaxArrayElements = uint64_t{1} << 25;
 
 enum ValueType : uint32_t {
-  kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBoolean, kText, kArray, kUint64, kInt64, kFloat64,
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBoolean,
+  kText,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
 };
 
 // nullopt: no such type (the gaps are ids that ggml has retired).
 std::optional<DType> TensorTypeOf(uint32_t id) {
   switch (id) {
-    case 0: return DType::kF32;
-    case 1: return DType::kF16;
-    case 2: return DType::kQ4_0;
-    case 3: return DType::kQ4_1;
-    case 6: return DType::kQ5_0;
-    case 7: return DType::kQ5_1;
-    case 8: return DType::kQ8_0;
-    case 10: return DType::kQ2_K;
-    case 11: return DType::kQ3_K;
-    case 12: return DType::kQ4_K;
-    case 13: return DType::kQ5_K;
-    case 14: return DType::kQ6_K;
-    case 20: return DType::kIQ4_NL;
-    case 23: return DType::kIQ4_XS;
-    case 24: return DType::kI8;
-    case 25: return DType::kI16;
-    case 26: return DType::kI32;
-    case 27: return DType::kI64;
-    case 28: return DType::kF64;
-    case 30: return DType::kBF16;
-    default: return std::nullopt;
+    case 0:
+      return DType::kF32;
+    case 1:
+      return DType::kF16;
+    case 2:
+      return DType::kQ4_0;
+    case 3:
+      return DType::kQ4_1;
+    case 6:
+      return DType::kQ5_0;
+    case 7:
+      return DType::kQ5_1;
+    case 8:
+      return DType::kQ8_0;
+    case 10:
+      return DType::kQ2_K;
+    case 11:
+      return DType::kQ3_K;
+    case 12:
+      return DType::kQ4_K;
+    case 13:
+      return DType::kQ5_K;
+    case 14:
+      return DType::kQ6_K;
+    case 20:
+      return DType::kIQ4_NL;
+    case 23:
+      return DType::kIQ4_XS;
+    case 24:
+      return DType::kI8;
+    case 25:
+      return DType::kI16;
+    case 26:
+      return DType::kI32;
+    case 27:
+      return DType::kI64;
+    case 28:
+      return DType::kF64;
+    case 30:
+      return DType::kBF16;
+    default:
+      return std::nullopt;
   }
 }
 
 // Types that exist in ggml but not here.
 const char* UnsupportedTensorType(uint32_t id) {
   switch (id) {
-    case 9: return "Q8_1";
-    case 15: return "Q8_K";
-    case 16: return "IQ2_XXS";
-    case 17: return "IQ2_XS";
-    case 18: return "IQ3_XXS";
-    case 19: return "IQ1_S";
-    case 21: return "IQ3_S";
-    case 22: return "IQ2_S";
-    case 29: return "IQ1_M";
-    case 34: return "TQ1_0";
-    case 35: return "TQ2_0";
-    case 39: return "MXFP4";
-    default: return nullptr;
+    case 9:
+      return "Q8_1";
+    case 15:
+      return "Q8_K";
+    case 16:
+      return "IQ2_XXS";
+    case 17:
+      return "IQ2_XS";
+    case 18:
+      return "IQ3_XXS";
+    case 19:
+      return "IQ1_S";
+    case 21:
+      return "IQ3_S";
+    case 22:
+      return "IQ2_S";
+    case 29:
+      return "IQ1_M";
+    case 34:
+      return "TQ1_0";
+    case 35:
+      return "TQ2_0";
+    case 39:
+      return "MXFP4";
+    default:
+      return nullptr;
   }
 }
 
@@ -109,7 +156,8 @@ class Parser {
     if (text != "GGUF") return InvalidArgument("is no GGUF file: begins with {}", Quoted(text));
     ASSIGN_OR_RETURN(const uint32_t version, in_.Read<uint32_t>("the version"));
     if (version == 0x02000000 || version == 0x03000000) return InvalidArgument("is a big-endian GGUF file");
-    if (version != 2 && version != 3) return InvalidArgument("has GGUF version {}, 2 and 3 are known", version);
+    if (version != 2 && version != 3)
+      return InvalidArgument("has GGUF version {}, 2 and 3 are known", version);
     return absl::OkStatus();
   }
 
@@ -142,16 +190,26 @@ class Parser {
 
   absl::StatusOr<GgufValue> ReadScalar(uint32_t type) {
     switch (type) {
-      case kUint8: return ReadNumber<uint8_t, uint64_t>();
-      case kUint16: return ReadNumber<uint16_t, uint64_t>();
-      case kUint32: return ReadNumber<uint32_t, uint64_t>();
-      case kUint64: return ReadNumber<uint64_t, uint64_t>();
-      case kInt8: return ReadNumber<int8_t, int64_t>();
-      case kInt16: return ReadNumber<int16_t, int64_t>();
-      case kInt32: return ReadNumber<int32_t, int64_t>();
-      case kInt64: return ReadNumber<int64_t, int64_t>();
-      case kFloat32: return ReadNumber<float, double>();
-      case kFloat64: return ReadNumber<double, double>();
+      case kUint8:
+        return ReadNumber<uint8_t, uint64_t>();
+      case kUint16:
+        return ReadNumber<uint16_t, uint64_t>();
+      case kUint32:
+        return ReadNumber<uint32_t, uint64_t>();
+      case kUint64:
+        return ReadNumber<uint64_t, uint64_t>();
+      case kInt8:
+        return ReadNumber<int8_t, int64_t>();
+      case kInt16:
+        return ReadNumber<int16_t, int64_t>();
+      case kInt32:
+        return ReadNumber<int32_t, int64_t>();
+      case kInt64:
+        return ReadNumber<int64_t, int64_t>();
+      case kFloat32:
+        return ReadNumber<float, double>();
+      case kFloat64:
+        return ReadNumber<double, double>();
       case kBoolean: {
         ASSIGN_OR_RETURN(const bool value, ReadBool());
         return GgufValue(value);
@@ -160,14 +218,16 @@ class Parser {
         ASSIGN_OR_RETURN(const std::string_view text, in_.ReadString("a string"));
         return GgufValue(std::string(text));
       }
-      default: return InvalidArgument("unknown value type {}", type);
+      default:
+        return InvalidArgument("unknown value type {}", type);
     }
   }
 
   absl::StatusOr<uint64_t> ReadArrayLength(uint64_t min_element_bytes) {
     ASSIGN_OR_RETURN(const uint64_t length, in_.ReadCount(min_element_bytes, "the array length"));
     if (length > kMaxArrayElements - num_array_elements_) {
-      return InvalidArgument("array of {} elements: all arrays together may have {}", length, kMaxArrayElements);
+      return InvalidArgument("array of {} elements: all arrays together may have {}", length,
+                             kMaxArrayElements);
     }
     num_array_elements_ += length;
     return length;
@@ -181,7 +241,8 @@ class Parser {
     for (uint64_t i = 0; i < length; ++i) {
       ASSIGN_OR_RETURN(const Stored value, in_.Read<Stored>("an array"));
       if constexpr (std::is_same_v<Stored, uint64_t>) {
-        if (!std::in_range<int64_t>(value)) return InvalidArgument("array element {} is {}, above 2^63", i, value);
+        if (!std::in_range<int64_t>(value))
+          return InvalidArgument("array element {} is {}, above 2^63", i, value);
       }
       values.push_back(static_cast<Widened>(value));
     }
@@ -191,20 +252,34 @@ class Parser {
   absl::StatusOr<GgufValue> ReadArray() {
     ASSIGN_OR_RETURN(const uint32_t type, in_.Read<uint32_t>("an array's element type"));
     switch (type) {
-      case kUint8: return ReadNumbers<uint8_t, int64_t>();
-      case kUint16: return ReadNumbers<uint16_t, int64_t>();
-      case kUint32: return ReadNumbers<uint32_t, int64_t>();
-      case kUint64: return ReadNumbers<uint64_t, int64_t>();
-      case kInt8: return ReadNumbers<int8_t, int64_t>();
-      case kInt16: return ReadNumbers<int16_t, int64_t>();
-      case kInt32: return ReadNumbers<int32_t, int64_t>();
-      case kInt64: return ReadNumbers<int64_t, int64_t>();
-      case kFloat32: return ReadNumbers<float, double>();
-      case kFloat64: return ReadNumbers<double, double>();
-      case kBoolean: return ReadBools();
-      case kText: return ReadStrings();
-      case kArray: return InvalidArgument("an array of arrays, which no known file needs");
-      default: return InvalidArgument("an array of unknown type {}", type);
+      case kUint8:
+        return ReadNumbers<uint8_t, int64_t>();
+      case kUint16:
+        return ReadNumbers<uint16_t, int64_t>();
+      case kUint32:
+        return ReadNumbers<uint32_t, int64_t>();
+      case kUint64:
+        return ReadNumbers<uint64_t, int64_t>();
+      case kInt8:
+        return ReadNumbers<int8_t, int64_t>();
+      case kInt16:
+        return ReadNumbers<int16_t, int64_t>();
+      case kInt32:
+        return ReadNumbers<int32_t, int64_t>();
+      case kInt64:
+        return ReadNumbers<int64_t, int64_t>();
+      case kFloat32:
+        return ReadNumbers<float, double>();
+      case kFloat64:
+        return ReadNumbers<double, double>();
+      case kBoolean:
+        return ReadBools();
+      case kText:
+        return ReadStrings();
+      case kArray:
+        return InvalidArgument("an array of arrays, which no known file needs");
+      default:
+        return InvalidArgument("an array of unknown type {}", type);
     }
   }
 
@@ -263,7 +338,8 @@ class Parser {
       ASSIGN_OR_RETURN(const uint64_t size, in_.Read<uint64_t>("the dimensions"));
       if (size == 0 || size > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) ||
           __builtin_mul_overflow(num_elements, static_cast<int64_t>(size), &num_elements)) {
-        return InvalidArgument("dimension {} is {}: sizes must be positive and their product below 2^63", i, size);
+        return InvalidArgument("dimension {} is {}: sizes must be positive and their product below 2^63", i,
+                               size);
       }
       info.view.shape.push_back(static_cast<int64_t>(size));
     }
@@ -283,7 +359,8 @@ class Parser {
     }
     if (__builtin_mul_overflow(static_cast<uint64_t>(num_elements / BlockElements(*dtype)),
                                static_cast<uint64_t>(BlockBytes(*dtype)), &info.bytes)) {
-      return InvalidArgument("{} elements of type {} take more than 2^64 bytes", num_elements, DTypeName(*dtype));
+      return InvalidArgument("{} elements of type {} take more than 2^64 bytes", num_elements,
+                             DTypeName(*dtype));
     }
     ASSIGN_OR_RETURN(info.offset, in_.Read<uint64_t>("the offset"));
     return info;
@@ -298,18 +375,20 @@ class Parser {
     for (TensorInfo& info : infos) {
       const std::string name = Quoted(info.view.name);
       if (info.offset % alignment != 0) {
-        return InvalidArgument("tensor {}: offset {} is no multiple of the alignment {}", name, info.offset, alignment);
+        return InvalidArgument("tensor {}: offset {} is no multiple of the alignment {}", name, info.offset,
+                               alignment);
       }
       if (info.offset > data.size() || info.bytes > data.size() - info.offset) {
-        return InvalidArgument("tensor {}: {} bytes at offset {} reach past the end of the data ({} bytes)", name,
-                               info.bytes, info.offset, data.size());
+        return InvalidArgument("tensor {}: {} bytes at offset {} reach past the end of the data ({} bytes)",
+                               name, info.bytes, info.offset, data.size());
       }
       info.view.data = data.subspan(info.offset, info.bytes);
     }
     std::sort(infos.begin(), infos.end(), [](const auto& a, const auto& b) { return a.offset < b.offset; });
     for (size_t i = 1; i < infos.size(); ++i) {
       if (infos[i - 1].offset + infos[i - 1].bytes > infos[i].offset) {
-        return InvalidArgument("tensors {} and {} overlap", Quoted(infos[i - 1].view.name), Quoted(infos[i].view.name));
+        return InvalidArgument("tensors {} and {} overlap", Quoted(infos[i - 1].view.name),
+                               Quoted(infos[i].view.name));
       }
     }
     for (TensorInfo& info : infos) {

@@ -11,8 +11,8 @@ namespace {
 
 using nlohmann::json;
 
-// Builds the document from the parser's events and stops it at the first limit. The library's own builder knows neither
-// limits nor repeated keys.
+// Builds the document from the parser's events and stops it at the first limit. The library's own builder
+// knows neither limits nor repeated keys.
 class BoundedBuilder : public nlohmann::json_sax<json> {
  public:
   explicit BoundedBuilder(const JsonLimits& limits) : limits_(limits) {}
@@ -64,7 +64,8 @@ class BoundedBuilder : public nlohmann::json_sax<json> {
 
   // The pointers stay valid: while a container is open, nothing is added to the ones around it.
   bool Enter(json container) {
-    if (open_.size() >= limits_.max_depth) return Fail(fmt::format("nested more than {} deep", limits_.max_depth));
+    if (open_.size() >= limits_.max_depth)
+      return Fail(fmt::format("nested more than {} deep", limits_.max_depth));
     json* added = Add(std::move(container));
     if (added == nullptr) return false;
     open_.push_back(added);

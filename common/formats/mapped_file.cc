@@ -45,7 +45,8 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
   const size_t size = static_cast<size_t>(info.st_size);
   if (size == 0) return std::unique_ptr<MappedFile>(new MappedFile({}));
   void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-  if (address == MAP_FAILED) return Unavailable("cannot be mapped ({} bytes): {}", size, std::strerror(errno));
+  if (address == MAP_FAILED)
+    return Unavailable("cannot be mapped ({} bytes): {}", size, std::strerror(errno));
   return std::unique_ptr<MappedFile>(new MappedFile({static_cast<const std::byte*>(address), size}));
 }
 

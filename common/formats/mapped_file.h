@@ -1,8 +1,8 @@
 // A regular file mapped read-only.
 //
-// The mapping has the size the file had at Open. A file that another process truncates afterwards takes the pages with
-// it (reading them ends the process with SIGBUS), as with every reader that maps; replace model files by renaming.
-// Immutable after Open, hence thread-safe. Spans borrow.
+// The mapping has the size the file had at Open. A file that another process truncates afterwards takes the
+// pages with it (reading them ends the process with SIGBUS), as with every reader that maps; replace model
+// files by renaming. Immutable after Open, hence thread-safe. Spans borrow.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ namespace tandem::formats {
 
 class MappedFile {
  public:
-  // kNotFound, kPermissionDenied or kUnavailable if it cannot be opened; kInvalidArgument if it is no regular file
-  // (never blocks on a pipe). Messages do not name the path: callers do, once.
+  // kNotFound, kPermissionDenied or kUnavailable if it cannot be opened; kInvalidArgument if it is no regular
+  // file (never blocks on a pipe). Messages do not name the path: callers do, once.
   static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -31,8 +31,8 @@ class MappedFile {
   const std::span<const std::byte> bytes_;
 };
 
-// The whole content of a small text file, at most `max_bytes` of it (kInvalidArgument if larger). Errors as Open, but
-// naming the path.
+// The whole content of a small text file, at most `max_bytes` of it (kInvalidArgument if larger). Errors as
+// Open, but naming the path.
 absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes);
 
 }  // namespace tandem::formats

@@ -20,7 +20,9 @@ const json* Find(const json& object, const char* field) {
   return found == object.end() || found->is_null() ? nullptr : &*found;
 }
 
-absl::Status WrongType(const char* field, const char* wanted) { return InvalidArgument("{} is no {}", field, wanted); }
+absl::Status WrongType(const char* field, const char* wanted) {
+  return InvalidArgument("{} is no {}", field, wanted);
+}
 
 absl::StatusOr<int64_t> ToInt(const json& value, const char* field) {
   if (value.is_number_unsigned() && !std::in_range<int64_t>(value.get<uint64_t>())) {
@@ -87,7 +89,8 @@ absl::Status RefuseUnsupported(const json& config) {
     if (set) return Unimplemented("{} is true, which is not supported", field);
   }
   ASSIGN_OR_RETURN(const std::string activation, StringOr(config, "hidden_act", "silu"));
-  if (activation != "silu") return Unimplemented("hidden_act {} is not supported; silu is", Quoted(activation));
+  if (activation != "silu")
+    return Unimplemented("hidden_act {} is not supported; silu is", Quoted(activation));
   if (Find(config, "quantization_config") != nullptr) {
     return Unimplemented("quantization_config: quantised safetensors are not supported; GGUF files are");
   }
@@ -96,7 +99,8 @@ absl::Status RefuseUnsupported(const json& config) {
   if (!layer_types->is_array()) return WrongType("layer_types", "list");
   ASSIGN_OR_RETURN(const int64_t num_layers, RequiredInt(config, "num_hidden_layers"));
   if (std::cmp_not_equal(layer_types->size(), num_layers)) {
-    return InvalidArgument("layer_types has {} entries, num_hidden_layers is {}", layer_types->size(), num_layers);
+    return InvalidArgument("layer_types has {} entries, num_hidden_layers is {}", layer_types->size(),
+                           num_layers);
   }
   for (const json& type : *layer_types) {
     if (!type.is_string()) return WrongType("an entry of layer_types", "string");
@@ -137,7 +141,8 @@ absl::StatusOr<RopeConfig> ParseRope(const json& config, int64_t max_position) {
   ASSIGN_OR_RETURN(const std::string old_type, StringOr(*parameters, "type", "default"));
   ASSIGN_OR_RETURN(const std::string type, StringOr(*parameters, "rope_type", old_type.c_str()));
   if (type == "default") return rope;
-  if (type != "llama3") return Unimplemented("rope type {} is not supported; default and llama3 are", Quoted(type));
+  if (type != "llama3")
+    return Unimplemented("rope type {} is not supported; default and llama3 are", Quoted(type));
   RopeConfig::Llama3 scaling;
   ASSIGN_OR_RETURN(scaling.factor, RequiredNumber(*parameters, "factor"));
   ASSIGN_OR_RETURN(scaling.low_freq_factor, RequiredNumber(*parameters, "low_freq_factor"));
@@ -186,8 +191,9 @@ absl::StatusOr<ModelConfig> FromJson(const json& object) {
     config.head_dim = 128;
   } else {
     if (config.num_heads < 1 || config.hidden_size % config.num_heads != 0) {
-      return InvalidArgument("hidden_size {} is no multiple of num_attention_heads {} and head_dim is missing",
-                             config.hidden_size, config.num_heads);
+      return InvalidArgument(
+          "hidden_size {} is no multiple of num_attention_heads {} and head_dim is missing",
+          config.hidden_size, config.num_heads);
     }
     config.head_dim = config.hidden_size / config.num_heads;
   }

@@ -27,12 +27,15 @@ absl::StatusOr<std::string> ResolveInside(const std::string& directory, const st
   const fs::path root = fs::canonical(directory, error);
   if (error) return NotFound("{}: {}", directory, error.message());
   const fs::path file = fs::canonical(root / name, error);
-  if (error == std::errc::no_such_file_or_directory) return NotFound("{}: no file {}", directory, Quoted(name));
+  if (error == std::errc::no_such_file_or_directory)
+    return NotFound("{}: no file {}", directory, Quoted(name));
   if (error) return Unavailable("{}: {}: {}", directory, Quoted(name), error.message());
   const fs::path snapshots = root.parent_path();
-  const bool in_cache = snapshots.filename() == "snapshots" && IsBeneath(file, snapshots.parent_path() / "blobs");
+  const bool in_cache =
+      snapshots.filename() == "snapshots" && IsBeneath(file, snapshots.parent_path() / "blobs");
   if (!IsBeneath(file, root) && !in_cache) {
-    return InvalidArgument("{}: {} links to {}, outside the directory", directory, Quoted(name), file.string());
+    return InvalidArgument("{}: {} links to {}, outside the directory", directory, Quoted(name),
+                           file.string());
   }
   return file.string();
 }

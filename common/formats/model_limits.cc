@@ -31,7 +31,8 @@ absl::Status CheckRope(const RopeConfig& rope, int64_t head_dim) {
       return InvalidArgument("rope low_freq_factor {} and high_freq_factor {}: 0 < low < high must hold",
                              scaling.low_freq_factor, scaling.high_freq_factor);
     }
-    RETURN_IF_ERROR(CheckCount("rope original_max_position_embeddings", scaling.original_context, kMaxContext));
+    RETURN_IF_ERROR(
+        CheckCount("rope original_max_position_embeddings", scaling.original_context, kMaxContext));
   }
   if (rope.inverse_frequency_divisors.empty()) return absl::OkStatus();
   TANDEM_CHECK(static_cast<int64_t>(rope.inverse_frequency_divisors.size()) == head_dim / 2);
@@ -55,15 +56,16 @@ absl::Status CheckModelConfig(const ModelConfig& config) {
   RETURN_IF_ERROR(CheckCount("head_dim", config.head_dim, kMaxHeadDim));
   RETURN_IF_ERROR(CheckCount("max_position_embeddings", config.max_position, kMaxContext));
   if (config.num_heads % config.num_kv_heads != 0) {
-    return InvalidArgument("num_attention_heads {} is no multiple of num_key_value_heads {}", config.num_heads,
-                           config.num_kv_heads);
+    return InvalidArgument("num_attention_heads {} is no multiple of num_key_value_heads {}",
+                           config.num_heads, config.num_kv_heads);
   }
   if (config.head_dim % 2 != 0) return InvalidArgument("head_dim is {}, it must be even", config.head_dim);
   if (!std::isfinite(config.rms_norm_eps) || !(config.rms_norm_eps > 0) || config.rms_norm_eps > 1) {
     return InvalidArgument("rms_norm_eps is {}, it must be above 0 and at most 1", config.rms_norm_eps);
   }
   RETURN_IF_ERROR(CheckRope(config.rope, config.head_dim));
-  if (config.bos_token_id.has_value()) RETURN_IF_ERROR(CheckTokenId("bos_token_id", *config.bos_token_id, config));
+  if (config.bos_token_id.has_value())
+    RETURN_IF_ERROR(CheckTokenId("bos_token_id", *config.bos_token_id, config));
   for (const int32_t id : config.eos_token_ids) RETURN_IF_ERROR(CheckTokenId("eos_token_id", id, config));
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
-// What a model's files may claim. Far above every published model of the supported families; low enough that products
-// of two of them fit 63 bits and that nothing sized by one of them is a threat.
+// What a model's files may claim. Far above every published model of the supported families; low enough that
+// products of two of them fit 63 bits and that nothing sized by one of them is a threat.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// One file: u64 header length, header (JSON object: name -> dtype, shape, data_offsets [begin, end); "__metadata__" ->
-// strings), data. Offsets count from the end of the header; the tensors fill the data exactly.
+// One file: u64 header length, header (JSON object: name -> dtype, shape, data_offsets [begin, end);
+// "__metadata__" -> strings), data. Offsets count from the end of the header; the tensors fill the data
+// exactly.
 #include "common/formats/safetensors.h"
 
 #include <algorithm>
@@ -39,7 +40,7 @@ absl::StatusOr<DType> ParseDType(const std::string& name) {
   for (const DType dtype : kKnown) {
     if (name == DTypeName(dtype)) return dtype;
   }
-  constexpr const char* kUnsupported[] = {"U16",     "U32",     "U64",         "C64", "F8_E5M2",
+  constexpr const char* kUnsupported[] = {"U16",     "U32",     "U64",     "C64",     "F8_E5M2",
                                           "F8_E4M3", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4"};
   for (const char* unsupported : kUnsupported) {
     if (name == unsupported) return Unimplemented("dtype `{}` is not supported", name);
@@ -94,7 +95,8 @@ absl::StatusOr<Placed> ParseEntry(const json& entry, std::span<const std::byte> 
   placed.begin = offsets[0];
   const int64_t end = offsets[1];
   if (placed.begin > end || std::cmp_greater(end, data.size())) {
-    return InvalidArgument("data_offsets [{}, {}] do not fit the data of {} bytes", placed.begin, end, data.size());
+    return InvalidArgument("data_offsets [{}, {}] do not fit the data of {} bytes", placed.begin, end,
+                           data.size());
   }
   if (end - placed.begin != bytes) {
     return InvalidArgument("{} bytes of data for {} {}, which take {}", end - placed.begin,
@@ -112,8 +114,9 @@ absl::Status CheckCoverage(std::vector<Placed>& tensors, size_t data_size) {
   int64_t covered = 0;
   for (const Placed& tensor : tensors) {
     if (tensor.begin != covered) {
-      return InvalidArgument("tensor {} begins at {}, the one before it ends at {}: {}", Quoted(tensor.view.name),
-                             tensor.begin, covered, tensor.begin < covered ? "overlap" : "gap");
+      return InvalidArgument("tensor {} begins at {}, the one before it ends at {}: {}",
+                             Quoted(tensor.view.name), tensor.begin, covered,
+                             tensor.begin < covered ? "overlap" : "gap");
     }
     covered += static_cast<int64_t>(tensor.view.data.size());
   }

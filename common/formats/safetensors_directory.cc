@@ -45,11 +45,13 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(const std::stri
     return InvalidArgument("{}: weight_map is missing or no object", index_path);
   }
   if (map->empty() || map->size() > kMaxTensors) {
-    return InvalidArgument("{}: weight_map has {} tensors, allowed are 1 to {}", index_path, map->size(), kMaxTensors);
+    return InvalidArgument("{}: weight_map has {} tensors, allowed are 1 to {}", index_path, map->size(),
+                           kMaxTensors);
   }
   std::map<std::string, std::string> weight_map;
   for (const auto& [tensor, shard] : map->items()) {
-    if (!shard.is_string()) return InvalidArgument("{}: the shard of {} is no string", index_path, Quoted(tensor));
+    if (!shard.is_string())
+      return InvalidArgument("{}: the shard of {} is no string", index_path, Quoted(tensor));
     weight_map.emplace(tensor, shard.get<std::string>());
   }
   return weight_map;
@@ -85,7 +87,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> OpenShards(const std::string& d
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::OpenDirectory(const std::string& directory) {
+absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::OpenDirectory(
+    const std::string& directory) {
   const auto single = ResolveInside(directory, kSingleFile);
   if (single.ok()) return Open(*single);
   if (!absl::IsNotFound(single.status())) return single.status();

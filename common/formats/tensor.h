@@ -13,21 +13,38 @@ namespace tandem::formats {
 
 // Element types of GGUF (ggml) and safetensors files. Quantised ones store blocks along the last dimension.
 enum class DType {
-  kF32, kF16, kBF16,
-  kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0,     // blocks of 32
-  kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K,     // blocks of 256
-  kIQ4_NL, kIQ4_XS,                      // blocks of 32 and 256, 4-bit indices into a table
-  kI8, kI16, kI32, kI64, kU8, kF64, kBool,
+  kF32,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,  // blocks of 32
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,  // blocks of 256
+  kIQ4_NL,
+  kIQ4_XS,  // blocks of 32 and 256, 4-bit indices into a table
+  kI8,
+  kI16,
+  kI32,
+  kI64,
+  kU8,
+  kF64,
+  kBool,
 };
 
-const char* DTypeName(DType dtype);      // as ggml spells it: "Q4_1", "BF16"
-int64_t BlockElements(DType dtype);      // 1 for plain types
+const char* DTypeName(DType dtype);  // as ggml spells it: "Q4_1", "BF16"
+int64_t BlockElements(DType dtype);  // 1 for plain types
 int64_t BlockBytes(DType dtype);
 bool IsQuantised(DType dtype);
 
-// `data` borrows from the file's mapping: row-major, outermost dimension first ([out, in] for a linear layer, also
-// for GGUF, whose own order is reversed). Its size has been checked against dtype and shape, and the number of elements
-// fits 63 bits. Dimensions of 0 occur in safetensors files only.
+// `data` borrows from the file's mapping: row-major, outermost dimension first ([out, in] for a linear layer,
+// also for GGUF, whose own order is reversed). Its size has been checked against dtype and shape, and the
+// number of elements fits 63 bits. Dimensions of 0 occur in safetensors files only.
 struct TensorView {
   std::string name;
   DType dtype = DType::kF32;

@@ -1,0 +1,136 @@
+#include "common/formats/gguf_config.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/base/status.h"
+#include "common/formats/model_limits.h"
+#include "common/formats/quoted.h"
+
+namespace tandem::formats {
+namespace {
+
+// Absent is no error, another type is one.
+absl::StatusOr<int64_t> IntOr(const GgufFile& file, const std::string& key, int64_t absent) {
+  return file.metadata().contains(key) ? file.GetInt(key) : absent;
+}
+absl::StatusOr<double> FloatOr(const GgufFile& file, const std::string& key, double absent) {
+  return file.metadata().contains(key) ? file.GetFloat(key) : absent;
+}
+absl::StatusOr<std::string> StringOr(const GgufFile& file, const std::string& key, const char* absent) {
+  return file.metadata().contains(key) ? file.GetString(key) : absent;
+}
+
+absl::StatusOr<ModelFamily> FamilyOf(const GgufFile& file) {
+  ASSIGN_OR_RETURN(const std::string architecture, file.GetString("general.architecture"));
+  for (const ModelFamily family : {ModelFamily::kLlama, ModelFamily::kQwen3}) {
+    if (architecture == ModelFamilyName(family)) return family;
+  }
+  return Unimplemented("model type {} is not supported; llama and qwen3 are", Quoted(architecture));
+}
+
+// Whatever changes the computation and is not built is refused (see ParseHuggingFaceConfig).
+absl::Status RefuseUnsupported(const GgufFile& file, const std::string& prefix, int64_t head_dim) {
+  ASSIGN_OR_RETURN(const int64_t value_length, IntOr(file, prefix + "attention.value_length", head_dim));
+  if (value_length != head_dim) {
+    return Unimplemented("attention.value_length {} besides attention.key_length {} is not supported",
+                         value_length, head_dim);
+  }
+  ASSIGN_OR_RETURN(const int64_t rotated, IntOr(file, prefix + "rope.dimension_count", head_dim));
+  if (rotated != head_dim) {
+    return Unimplemented("rope.dimension_count {} is not supported; the head size {} is", rotated, head_dim);
+  }
+  ASSIGN_OR_RETURN(const std::string scaling, StringOr(file, prefix + "rope.scaling.type", "none"));
+  if (scaling != "none") return Unimplemented("rope scaling {} is not supported", Quoted(scaling));
+  ASSIGN_OR_RETURN(const double linear, FloatOr(file, prefix + "rope.scale_linear", 1.0));
+  if (linear != 1.0) return Unimplemented("rope.scale_linear {} is not supported", linear);
+  for (const char* key : {"attention.sliding_window", "expert_count"}) {
+    ASSIGN_OR_RETURN(const int64_t value, IntOr(file, prefix + key, 0));
+    if (value != 0) return Unimplemented("{}{} is {}, which is not supported", prefix, key, value);
+  }
+  return absl::OkStatus();
+}
+
+// The rows of the embedding where no key says it. CheckpointTensors checks the embedding's whole shape later.
+absl::StatusOr<int64_t> VocabSize(const GgufFile& file, const std::string& prefix) {
+  if (file.metadata().contains(prefix + "vocab_size")) return file.GetInt(prefix + "vocab_size");
+  const auto embedding = file.tensors().find("token_embd.weight");
+  if (embedding == file.tensors().end()) return InvalidArgument("tensor `token_embd.weight` is missing");
+  return embedding->second.shape.front();
+}
+
+absl::StatusOr<std::vector<float>> RopeDivisors(const GgufFile& file, int64_t head_dim) {
+  const auto found = file.tensors().find("rope_freqs.weight");
+  if (found == file.tensors().end()) return std::vector<float>();
+  const TensorView& tensor = found->second;
+  if (tensor.dtype != DType::kF32 || tensor.shape != std::vector<int64_t>{head_dim / 2}) {
+    return InvalidArgument("tensor `rope_freqs.weight` is {} {}, it must be F32 [{}]",
+                           DTypeName(tensor.dtype), ShapeText(tensor.shape), head_dim / 2);
+  }
+  std::vector<float> divisors(tensor.num_elements());
+  Dequantize(tensor.dtype, tensor.data, divisors);
+  return divisors;
+}
+
+absl::StatusOr<std::optional<int32_t>> TokenId(const GgufFile& file, const std::string& key) {
+  if (!file.metadata().contains(key)) return std::optional<int32_t>();
+  ASSIGN_OR_RETURN(const int64_t id, file.GetInt(key));
+  if (id < 0 || id > std::numeric_limits<int32_t>::max())
+    return InvalidArgument("metadata {} is {}", Quoted(key), id);
+  return std::optional<int32_t>(static_cast<int32_t>(id));
+}
+
+absl::Status ReadTokenIds(const GgufFile& file, ModelConfig& config) {
+  ASSIGN_OR_RETURN(config.bos_token_id, TokenId(file, "tokenizer.ggml.bos_token_id"));
+  // Text, turn and message end: each of them ends generation.
+  for (const char* kind : {"eos", "eot", "eom"}) {
+    ASSIGN_OR_RETURN(const std::optional<int32_t> id,
+                     TokenId(file, fmt::format("tokenizer.ggml.{}_token_id", kind)));
+    auto& ids = config.eos_token_ids;
+    if (id.has_value() && std::find(ids.begin(), ids.end(), *id) == ids.end()) ids.push_back(*id);
+  }
+  const std::vector<std::string>* tokens = file.GetStrings("tokenizer.ggml.tokens");
+  if (tokens != nullptr && std::cmp_greater(tokens->size(), config.vocab_size)) {
+    return InvalidArgument("tokenizer.ggml.tokens has {} tokens, the model {}", tokens->size(),
+                           config.vocab_size);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
+  ModelConfig config;
+  ASSIGN_OR_RETURN(config.family, FamilyOf(file));
+  const std::string prefix = std::string(ModelFamilyName(config.family)) + ".";
+  ASSIGN_OR_RETURN(config.vocab_size, VocabSize(file, prefix));
+  ASSIGN_OR_RETURN(config.hidden_size, file.GetInt(prefix + "embedding_length"));
+  ASSIGN_OR_RETURN(config.intermediate_size, file.GetInt(prefix + "feed_forward_length"));
+  ASSIGN_OR_RETURN(config.num_layers, file.GetInt(prefix + "block_count"));
+  ASSIGN_OR_RETURN(config.num_heads, file.GetInt(prefix + "attention.head_count"));
+  ASSIGN_OR_RETURN(config.num_kv_heads, IntOr(file, prefix + "attention.head_count_kv", config.num_heads));
+  ASSIGN_OR_RETURN(config.max_position, file.GetInt(prefix + "context_length"));
+  ASSIGN_OR_RETURN(const double eps, file.GetFloat(prefix + "attention.layer_norm_rms_epsilon"));
+  config.rms_norm_eps = static_cast<float>(eps);
+  ASSIGN_OR_RETURN(config.rope.theta, FloatOr(file, prefix + "rope.freq_base", 10000.0));
+  config.tie_word_embeddings = !file.tensors().contains("output.weight");
+
+  if (file.metadata().contains(prefix + "attention.key_length")) {
+    ASSIGN_OR_RETURN(config.head_dim, file.GetInt(prefix + "attention.key_length"));
+  } else {
+    if (config.num_heads < 1 || config.hidden_size % config.num_heads != 0) {
+      return InvalidArgument("{}embedding_length {} is no multiple of attention.head_count {}", prefix,
+                             config.hidden_size, config.num_heads);
+    }
+    config.head_dim = config.hidden_size / config.num_heads;
+  }
+  RETURN_IF_ERROR(RefuseUnsupported(file, prefix, config.head_dim));
+  if (config.family == ModelFamily::kLlama) {
+    ASSIGN_OR_RETURN(config.rope.inverse_frequency_divisors, RopeDivisors(file, config.head_dim));
+  }
+  RETURN_IF_ERROR(ReadTokenIds(file, config));
+  RETURN_IF_ERROR(CheckModelConfig(config));
+  return config;
+}
+
+}  // namespace tandem::formats

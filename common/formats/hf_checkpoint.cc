@@ -1,0 +1,118 @@
+#include <utility>
+
+#include "common/base/status.h"
+#include "common/formats/checkpoint_readers.h"
+#include "common/formats/checkpoint_tensors.h"
+#include "common/formats/json.h"
+#include "common/formats/mapped_file.h"
+#include "common/formats/model_directory.h"
+#include "common/formats/safetensors.h"
+
+namespace tandem::formats {
+namespace {
+
+using nlohmann::json;
+
+// The largest published ones: tokenizer.json 34 MB (Gemma), tokenizer_config.json 1.2 MB, configs a few kB.
+constexpr size_t kMaxConfigBytes = 1 << 20;
+constexpr size_t kMaxTokenizerBytes = 256 << 20;
+constexpr size_t kMaxTokenizerConfigBytes = 32 << 20;
+constexpr size_t kMaxTemplateBytes = 1 << 20;
+
+absl::StatusOr<std::string> ReadInside(const std::string& directory, const char* name, size_t max_bytes) {
+  ASSIGN_OR_RETURN(const std::string path, ResolveInside(directory, name));
+  return ReadTextFile(path, max_bytes);
+}
+
+// Empty if there is no such file.
+absl::StatusOr<std::string> ReadOptional(const std::string& directory, const char* name, size_t max_bytes) {
+  auto text = ReadInside(directory, name, max_bytes);
+  if (absl::IsNotFound(text.status())) return std::string();
+  return text;
+}
+
+// A token is written as its text or as an object with its text in `content`; anything else counts as unknown.
+std::string TokenText(const json& config, const char* field) {
+  const auto found = config.find(field);
+  if (found == config.end()) return "";
+  const json* text = &*found;
+  if (text->is_object() && text->contains("content")) text = &(*text)["content"];
+  return text->is_string() ? text->get<std::string>() : "";
+}
+
+// chat_template is Jinja source, or a list of {name, template} of which the one called default counts.
+std::string TemplateText(const json& config) {
+  const auto found = config.find("chat_template");
+  if (found == config.end()) return "";
+  if (found->is_string()) return found->get<std::string>();
+  if (!found->is_array()) return "";
+  for (const json& entry : *found) {
+    if (entry.is_object() && entry.value("name", json()) == "default" && entry.contains("template") &&
+        entry["template"].is_string()) {
+      return entry["template"].get<std::string>();
+    }
+  }
+  return "";
+}
+
+class HfCheckpoint : public Checkpoint {
+ public:
+  HfCheckpoint(std::string path, ModelConfig config, std::unique_ptr<SafetensorsFile> file,
+               std::unique_ptr<CheckpointTensors> tensors)
+      : file_(std::move(file)), tensors_(std::move(tensors)) {
+    config_ = std::move(config);
+    path_ = std::move(path);
+  }
+
+  absl::StatusOr<TensorView> Tensor(const std::string& name,
+                                    const std::vector<int64_t>& shape) const override {
+    auto tensor = tensors_->Tensor(name, shape);
+    if (!tensor.ok()) return Annotate(tensor.status(), path_);
+    return tensor;
+  }
+  bool HasTensor(const std::string& name) const override { return tensors_->HasTensor(name); }
+  RowOrder QkRowOrder() const override { return RowOrder::kPlain; }
+  const std::string& Fingerprint() const override { return tensors_->Fingerprint(); }
+  int64_t TensorBytes() const override { return tensors_->TensorBytes(); }
+
+  absl::StatusOr<TextSources> ReadTextSources() const override {
+    TextSources sources;
+    ASSIGN_OR_RETURN(sources.tokenizer_json, ReadOptional(path_, "tokenizer.json", kMaxTokenizerBytes));
+    ASSIGN_OR_RETURN(sources.tokenizer_config_json,
+                     ReadOptional(path_, "tokenizer_config.json", kMaxTokenizerConfigBytes));
+    ASSIGN_OR_RETURN(sources.chat_template, ReadOptional(path_, "chat_template.jinja", kMaxTemplateBytes));
+    if (sources.tokenizer_config_json.empty()) return sources;
+    auto config = ParseJson(sources.tokenizer_config_json);
+    if (!config.ok()) return Annotate(config.status(), path_ + "/tokenizer_config.json");
+    if (!config->is_object()) return InvalidArgument("{}/tokenizer_config.json: is no JSON object", path_);
+    if (sources.chat_template.empty()) sources.chat_template = TemplateText(*config);
+    sources.bos_token = TokenText(*config, "bos_token");
+    sources.eos_token = TokenText(*config, "eos_token");
+    return sources;
+  }
+
+ private:
+  const std::unique_ptr<SafetensorsFile> file_;  // what tensors_ borrows from
+  const std::unique_ptr<CheckpointTensors> tensors_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std::string& directory) {
+  ASSIGN_OR_RETURN(const std::string config_json, ReadInside(directory, "config.json", kMaxConfigBytes));
+  ASSIGN_OR_RETURN(const std::string generation_json,
+                   ReadOptional(directory, "generation_config.json", kMaxConfigBytes));
+  ASSIGN_OR_RETURN(ModelConfig config,
+                   ParseHuggingFaceConfig(config_json, generation_json, directory + "/config.json"));
+  ASSIGN_OR_RETURN(auto file, SafetensorsFile::OpenDirectory(directory));
+  const bool tied = config.tie_word_embeddings;
+  auto tensors = CheckpointTensors::Create(
+      config, file->tensors(), NameScheme::kHuggingFace, [&](const std::string& name) {
+        // A copy of the tied embedding; frequencies that old files store and that the config gives as well.
+        return (tied && name == "lm_head.weight") || name.ends_with(".rotary_emb.inv_freq");
+      });
+  if (!tensors.ok()) return Annotate(tensors.status(), directory);
+  return std::make_unique<HfCheckpoint>(directory, std::move(config), std::move(file), *std::move(tensors));
+}
+
+}  // namespace tandem::formats
