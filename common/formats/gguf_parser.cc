@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <set>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -323,6 +324,7 @@ class Parser {
     }
     auto info = ReadTensorBody();
     if (!info.ok()) return Annotate(info.status(), "tensor " + Quoted(name));
+    if (!names_.insert(name).second) return InvalidArgument("tensor {} is described twice", Quoted(name));
     info->view.name = name;
     return info;
   }
@@ -393,8 +395,7 @@ class Parser {
     }
     for (TensorInfo& info : infos) {
       std::string name = info.view.name;
-      const auto [place, added] = contents_.tensors.emplace(std::move(name), std::move(info.view));
-      if (!added) return InvalidArgument("tensor {} is described twice", Quoted(place->first));
+      contents_.tensors.emplace(std::move(name), std::move(info.view));
     }
     return absl::OkStatus();
   }
@@ -402,6 +403,7 @@ class Parser {
   const std::span<const std::byte> file_;
   ByteReader in_;
   GgufContents contents_;
+  std::set<std::string_view> names_;  // of the tensors described so far; views into the file
   uint64_t num_array_elements_ = 0;
 };
 

@@ -41,7 +41,7 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
   if (fd.get() < 0) return OpenError(errno);
   struct stat info;
   if (fstat(fd.get(), &info) != 0) return OpenError(errno);
-  if (!S_ISREG(info.st_mode)) return InvalidArgument("is not a regular file");
+  if (!S_ISREG(info.st_mode)) return InvalidArgument("is no regular file");
   const size_t size = static_cast<size_t>(info.st_size);
   if (size == 0) return std::unique_ptr<MappedFile>(new MappedFile({}));
   void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
