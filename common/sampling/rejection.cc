@@ -1,0 +1,59 @@
+#include "common/sampling/rejection.h"
+
+#include <algorithm>
+
+#include "common/base/status.h"
+#include "common/sampling/philox.h"
+#include "common/sampling/sampler.h"
+
+namespace tandem::sampling {
+namespace {
+
+constexpr double kTiny = 1e-8;
+
+uint32_t TagOf(NoiseStream stream, uint32_t round) { return static_cast<uint32_t>(stream) + 4 * round; }
+
+bool Accept(float u, float p, float q) {
+  const double ratio = static_cast<double>(p) / std::max(static_cast<double>(q), kTiny);
+  return static_cast<double>(u) < std::min(1.0, ratio);
+}
+
+}  // namespace
+
+RejectionResult VerifyByRejection(std::span<const int32_t> drafts, std::span<const float> p,
+                                  std::span<const float> q, int vocab_size, uint64_t seed, uint64_t start,
+                                  uint32_t round) {
+  TANDEM_CHECK(vocab_size > 0);
+  const auto vocab = static_cast<size_t>(vocab_size);
+  TANDEM_CHECK(p.size() == (drafts.size() + 1) * vocab && q.size() == drafts.size() * vocab);
+  const uint32_t acceptance = TagOf(NoiseStream::kAcceptance, round);
+  const uint32_t residual = TagOf(NoiseStream::kResidual, round);
+  for (size_t i = 0; i < drafts.size(); ++i) {
+    TANDEM_CHECK(drafts[i] >= 0 && drafts[i] < vocab_size);
+    const auto x = static_cast<size_t>(drafts[i]);
+    const auto p_row = p.subspan(i * vocab, vocab);
+    const auto q_row = q.subspan(i * vocab, vocab);
+    const uint64_t index = start + i + 1;
+    if (Accept(Uniform(seed, index, acceptance, 0), p_row[x], q_row[x])) continue;
+    const std::vector<float> law = ResidualDistribution(p_row, q_row);
+    return {static_cast<int>(i), ArgmaxWithNoise(law, seed, index, residual)};
+  }
+  const auto bonus = p.subspan(drafts.size() * vocab, vocab);
+  return {static_cast<int>(drafts.size()), ArgmaxWithNoise(bonus, seed, start + drafts.size() + 1, residual)};
+}
+
+std::vector<float> ResidualDistribution(std::span<const float> p, std::span<const float> q) {
+  TANDEM_CHECK(p.size() == q.size());
+  std::vector<double> excess(p.size());
+  double mass = 0;
+  for (size_t v = 0; v < p.size(); ++v) {
+    excess[v] = std::max(static_cast<double>(p[v]) - static_cast<double>(q[v]), 0.0);
+    mass += excess[v];
+  }
+  if (mass <= kTiny) return {p.begin(), p.end()};
+  std::vector<float> law(p.size());
+  for (size_t v = 0; v < p.size(); ++v) law[v] = static_cast<float>(excess[v] / mass);
+  return law;
+}
+
+}  // namespace tandem::sampling

@@ -1,0 +1,105 @@
+#include "common/sampling/sampler.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "common/base/status.h"
+#include "common/sampling/filters.h"
+#include "common/sampling/philox_batch.h"
+#include "common/sampling/processed_row.h"
+
+namespace tandem::sampling {
+namespace {
+
+// Upper bounds of g by the top 12 bits of the word: nearly every token is ruled out by its bound, without a
+// logarithm.
+class GumbelBounds {
+ public:
+  static constexpr int kShift = 20;
+
+  GumbelBounds() {
+    for (uint32_t i = 0; i < bounds_.size(); ++i) {
+      // g grows with the word; the margin is far above the error of the logarithms.
+      bounds_[i] = GumbelOfUniform(UniformOfWord((i << kShift) | ((1u << kShift) - 1))) + 1e-5f;
+    }
+  }
+  float operator()(uint32_t word) const { return bounds_[word >> kShift]; }
+
+ private:
+  std::array<float, 1u << (32 - kShift)> bounds_;
+};
+
+const GumbelBounds& Bounds() {
+  static const GumbelBounds bounds;
+  return bounds;
+}
+
+// The best (score, id) so far: larger score first, equal ones by id.
+struct Best {
+  float score = -std::numeric_limits<float>::infinity();
+  int32_t id = -1;
+
+  void Offer(float new_score, int32_t new_id) {
+    if (new_score > score || (new_score == score && new_id < id)) *this = {new_score, new_id};
+  }
+};
+
+// argmax_v ((z_v - max)/T + g_v) over the whole row.
+//
+// Exact although it skips: rounding is monotone, so a block whose largest logit, or a token whose bound of g,
+// stays below the best score cannot hold the winner.
+int32_t ChooseFromRow(const ProcessedRow& row, float temperature, uint64_t seed, uint64_t index) {
+  constexpr auto kTag = static_cast<uint32_t>(NoiseStream::kCoupled);
+  constexpr size_t kBlock = 32;
+  const GumbelBounds& bounds = Bounds();
+  Best best;
+  best.Offer(0.0f + Gumbel(seed, index, kTag, static_cast<uint32_t>(row.argmax)), row.argmax);
+
+  alignas(64) uint32_t words[kBlock];
+  float scaled[kBlock];
+  for (size_t begin = 0; begin < row.logits.size(); begin += kBlock) {
+    const size_t count = std::min(kBlock, row.logits.size() - begin);
+    const float* z = &row.logits[begin];
+    float block_max = z[0];
+    for (size_t j = 1; j < count; ++j) block_max = z[j] > block_max ? z[j] : block_max;
+    if ((block_max - row.max) / temperature + kGumbelMax < best.score) continue;
+
+    PhiloxWords(seed, index, kTag, static_cast<uint32_t>(begin), words);
+    for (size_t j = 0; j < count; ++j) scaled[j] = (z[j] - row.max) / temperature;
+    for (size_t j = 0; j < count; ++j) {
+      if (scaled[j] + bounds(words[j]) < best.score) continue;
+      best.Offer(scaled[j] + GumbelOfUniform(UniformOfWord(words[j])), static_cast<int32_t>(begin + j));
+    }
+  }
+  return best.id;
+}
+
+// The same over a few candidates (z, id).
+int32_t ChooseFromCandidates(std::span<const Candidate> candidates, float max, float temperature,
+                             uint64_t seed, uint64_t index) {
+  constexpr auto kTag = static_cast<uint32_t>(NoiseStream::kCoupled);
+  Best best;
+  for (const auto& [z, id] : candidates) {
+    const float scaled = (z - max) / temperature;
+    if (scaled + kGumbelMax < best.score) continue;
+    best.Offer(scaled + Gumbel(seed, index, kTag, static_cast<uint32_t>(id)), id);
+  }
+  return best.id;
+}
+
+}  // namespace
+
+absl::StatusOr<int32_t> SampleCoupled(std::span<const float> logits, const Position& position,
+                                      Scratch& scratch) {
+  const SamplingParams& params = *position.params;
+  ASSIGN_OR_RETURN(const ProcessedRow row, ProcessRow(logits, position, scratch.logits));
+  if (params.greedy()) return row.argmax;
+  if (!HasFilters(params, row.logits.size())) {
+    return ChooseFromRow(row, params.temperature, params.seed, position.index);
+  }
+  FilterRow(row, params, scratch.weights, scratch.candidates);
+  return ChooseFromCandidates(scratch.candidates, row.max, params.temperature, params.seed, position.index);
+}
+
+}  // namespace tandem::sampling
