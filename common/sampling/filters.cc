@@ -67,6 +67,27 @@ uint64_t WeighRow(const ProcessedRow& row, const Scale& scale, std::vector<float
   return total;
 }
 
+// A superset of the nucleus, as (weight, id): what is at least as heavy as some bound. It holds the nucleus
+// once it has the mass `target`, since a lighter token then has that much before it.
+void CollectHeaviest(std::span<const float> weights, uint64_t total, double target,
+                     std::vector<Candidate>& candidates) {
+  // All tokens lighter than `lowest` together have no more mass than top-p leaves out, so it always suffices.
+  // (A mass is at most twice the exact one, by rounding 1/2 to 1; hence not a half but a quarter, to cover
+  // this line's own roundings too.)
+  const double left_out = static_cast<double>(total) - target;
+  const float lowest = static_cast<float>(0.25 * 0x1p-42 * left_out / static_cast<double>(weights.size()));
+  // Most rows have their nucleus among a few heavy tokens, found sooner with a high bound.
+  for (float bound = 0x1p-6f; bound > lowest; bound *= 0x1p-5f) {
+    // The order is that of the logits. Weights of close logits may come out in the other order by a rounding,
+    // so those just below the bound come along, but don't count.
+    CollectAtLeast(weights, bound * (1 - 0x1p-16f), candidates);
+    uint64_t mass = 0;
+    for (const Candidate& c : candidates) mass += c.first >= bound ? Mass(c.first) : 0;
+    if (static_cast<double>(mass) >= target) return;
+  }
+  CollectAtLeast(weights, lowest, candidates);
+}
+
 void KeepTopP(const ProcessedRow& row, const SamplingParams& params, const Scale& scale, bool after_top_k,
               std::vector<float>& weights, std::vector<Candidate>& candidates) {
   if (after_top_k) {
@@ -76,13 +97,7 @@ void KeepTopP(const ProcessedRow& row, const SamplingParams& params, const Scale
   }
   const uint64_t total = WeighRow(row, scale, weights);
   const double target = static_cast<double>(params.top_p) * static_cast<double>(total);
-  // All tokens lighter than `bound` together have no more mass than top-p leaves out, so each has at least
-  // `target` before it and none can stay. A mass is at most twice the exact one (rounding 1/2 to 1), hence a
-  // quarter leaves room for the roundings of this bound. The heaviest token has weight 1 and always comes
-  // along.
-  const double left_out = static_cast<double>(total) - target;
-  const double bound = 0.25 * 0x1p-42 * left_out / static_cast<double>(weights.size());
-  CollectAtLeast(weights, static_cast<float>(std::min(bound, 1.0)), candidates);
+  CollectHeaviest(weights, total, target, candidates);
   for (Candidate& c : candidates) c.first = row.logits[static_cast<size_t>(c.second)];
   KeepNucleus(candidates, scale, target);
 }

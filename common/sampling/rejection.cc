@@ -13,12 +13,12 @@ constexpr double kTiny = 1e-8;
 
 uint32_t TagOf(NoiseStream stream, uint32_t round) { return static_cast<uint32_t>(stream) + 4 * round; }
 
-bool Accept(float u, float p, float q) {
+}  // namespace
+
+bool AcceptsDraft(float u, float p, float q) {
   const double ratio = static_cast<double>(p) / std::max(static_cast<double>(q), kTiny);
   return static_cast<double>(u) < std::min(1.0, ratio);
 }
-
-}  // namespace
 
 RejectionResult VerifyByRejection(std::span<const int32_t> drafts, std::span<const float> p,
                                   std::span<const float> q, int vocab_size, uint64_t seed, uint64_t start,
@@ -34,7 +34,7 @@ RejectionResult VerifyByRejection(std::span<const int32_t> drafts, std::span<con
     const auto p_row = p.subspan(i * vocab, vocab);
     const auto q_row = q.subspan(i * vocab, vocab);
     const uint64_t index = start + i + 1;
-    if (Accept(Uniform(seed, index, acceptance, 0), p_row[x], q_row[x])) continue;
+    if (AcceptsDraft(Uniform(seed, index, acceptance, 0), p_row[x], q_row[x])) continue;
     const std::vector<float> law = ResidualDistribution(p_row, q_row);
     return {static_cast<int>(i), ArgmaxWithNoise(law, seed, index, residual)};
   }

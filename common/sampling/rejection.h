@@ -12,6 +12,9 @@ struct RejectionResult {
   int32_t next_token = 0;  // from the residual after a rejection, else from the last row of p
 };
 
+// u < min(1, p / max(q, 1e-8)) with p and q of the drafted token, in f64.
+bool AcceptsDraft(float u, float p, float q);
+
 // drafts x_1..x_l, p [l+1][V], q [l][V] row-major; position k has absolute index start + k. Draft k is
 // accepted iff u < min(1, p(x)/max(q(x), 1e-8)) with the acceptance stream's uniform; noise tags are stream +
 // 4 * round (mod 2^32). Sizes and draft ids must fit (the caller has checked what a drafter sent); k counts

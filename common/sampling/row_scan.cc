@@ -39,42 +39,11 @@ void VisitAccepted(std::span<const float> row, const Accept& accept, const Visit
 
 }  // namespace
 
-RowMax FindMax(std::span<const float> row) {
-  constexpr size_t kChunk = 1024;  // the id is searched in the winning chunk only
-  RowMax best = {kMinusInfinity, 0, false};
-  size_t best_chunk = 0;
-  for (size_t begin = 0; begin < row.size(); begin += kChunk) {
-    const size_t end = std::min(begin + kChunk, row.size());
-    float lanes[kLanes];
-    uint32_t nan_lanes[kLanes];
-    for (size_t j = 0; j < kLanes; ++j) {
-      lanes[j] = kMinusInfinity;
-      nan_lanes[j] = 0;
-    }
-    size_t v = begin;
-    for (; v + kLanes <= end; v += kLanes) {
-      const float* x = &row[v];
-      for (size_t j = 0; j < kLanes; ++j) {
-        lanes[j] = x[j] > lanes[j] ? x[j] : lanes[j];
-        nan_lanes[j] |= x[j] != x[j] ? 1u : 0u;
-      }
-    }
-    for (; v < end; ++v) {
-      lanes[0] = row[v] > lanes[0] ? row[v] : lanes[0];
-      nan_lanes[0] |= row[v] != row[v] ? 1u : 0u;
-    }
-    for (size_t j = 0; j < kLanes; ++j) best.has_nan |= nan_lanes[j] != 0;
-    const float chunk_max = LanesMax(lanes);
-    if (chunk_max > best.value) {
-      best.value = chunk_max;
-      best_chunk = begin;
-    }
-  }
-  if (best.value > kMinusInfinity) {
-    size_t v = best_chunk;
-    while (row[v] != best.value) ++v;
-    best.id = static_cast<int32_t>(v);
-  }
+float BlockMax(std::span<const float> block) {
+  float best = kMinusInfinity;
+  size_t v = 0;
+  for (; v + kLanes <= block.size(); v += kLanes) best = std::max(best, LanesMax(&block[v]));
+  for (; v < block.size(); ++v) best = std::max(best, block[v]);
   return best;
 }
 

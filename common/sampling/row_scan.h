@@ -1,4 +1,4 @@
-// Scans over one row of logits, written so that the compiler vectorises them for any x86-64 or ARM64.
+// Vectorised scans over one row of logits.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,9 @@ struct RowMax {
   bool has_nan;  // then value and id mean nothing
 };
 RowMax FindMax(std::span<const float> row);
+
+// Largest value of a short, not empty, piece of a row without NaN.
+float BlockMax(std::span<const float> block);
 
 using Candidate = std::pair<float, int32_t>;  // (value, token id)
 // The order of all filters: larger value first, equal ones by id.

@@ -8,6 +8,7 @@
 #include "common/sampling/filters.h"
 #include "common/sampling/philox_batch.h"
 #include "common/sampling/processed_row.h"
+#include "common/sampling/row_scan.h"
 
 namespace tandem::sampling {
 namespace {
@@ -51,25 +52,22 @@ struct Best {
 // stays below the best score cannot hold the winner.
 int32_t ChooseFromRow(const ProcessedRow& row, float temperature, uint64_t seed, uint64_t index) {
   constexpr auto kTag = static_cast<uint32_t>(NoiseStream::kCoupled);
-  constexpr size_t kBlock = 32;
   const GumbelBounds& bounds = Bounds();
   Best best;
   best.Offer(0.0f + Gumbel(seed, index, kTag, static_cast<uint32_t>(row.argmax)), row.argmax);
 
-  alignas(64) uint32_t words[kBlock];
-  float scaled[kBlock];
-  for (size_t begin = 0; begin < row.logits.size(); begin += kBlock) {
-    const size_t count = std::min(kBlock, row.logits.size() - begin);
-    const float* z = &row.logits[begin];
-    float block_max = z[0];
-    for (size_t j = 1; j < count; ++j) block_max = z[j] > block_max ? z[j] : block_max;
-    if ((block_max - row.max) / temperature + kGumbelMax < best.score) continue;
+  alignas(64) uint32_t words[kPhiloxBatch];
+  for (size_t begin = 0; begin < row.logits.size(); begin += kPhiloxBatch) {
+    const auto block = row.logits.subspan(begin, std::min(kPhiloxBatch, row.logits.size() - begin));
+    const float block_best = (BlockMax(block) - row.max) / temperature;
+    if (block_best + kGumbelMax < best.score) continue;
+    const uint32_t max_word = PhiloxWords(seed, index, kTag, static_cast<uint32_t>(begin), words);
+    if (block_best + bounds(max_word) < best.score) continue;
 
-    PhiloxWords(seed, index, kTag, static_cast<uint32_t>(begin), words);
-    for (size_t j = 0; j < count; ++j) scaled[j] = (z[j] - row.max) / temperature;
-    for (size_t j = 0; j < count; ++j) {
-      if (scaled[j] + bounds(words[j]) < best.score) continue;
-      best.Offer(scaled[j] + GumbelOfUniform(UniformOfWord(words[j])), static_cast<int32_t>(begin + j));
+    for (size_t j = 0; j < block.size(); ++j) {
+      const float scaled = (block[j] - row.max) / temperature;
+      if (scaled + bounds(words[j]) < best.score) continue;
+      best.Offer(scaled + GumbelOfUniform(UniformOfWord(words[j])), static_cast<int32_t>(begin + j));
     }
   }
   return best.id;

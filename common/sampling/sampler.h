@@ -23,14 +23,14 @@ namespace tandem::sampling {
 
 // Defaults are "off". Ranges as in section 4 of docs/api.md; Validate checks them.
 struct SamplingParams {
-  float temperature = 1.0f;                           // 0..2; below 1e-5 greedy
-  int32_t top_k = 0;                                  // 0 = off
-  float top_p = 1.0f;                                 // (0, 1]; 1 = off
-  float min_p = 0.0f;                                 // 0..1; 0 = off
-  float repetition_penalty = 1.0f;                    // 0.1..10; prompt and output
-  float frequency_penalty = 0.0f;                     // -2..2; output only
-  float presence_penalty = 0.0f;                      // -2..2; output only
-  std::vector<std::pair<int32_t, float>> logit_bias;  // ids unique, |bias| <= 100
+  float temperature = 1.0f;                                // 0..2; below 1e-5 greedy
+  int32_t top_k = 0;                                       // 0 = off
+  float top_p = 1.0f;                                      // (0, 1]; 1 = off
+  float min_p = 0.0f;                                      // 0..1; 0 = off
+  float repetition_penalty = 1.0f;                         // 0.1..10; prompt and output
+  float frequency_penalty = 0.0f;                          // -2..2; output only
+  float presence_penalty = 0.0f;                           // -2..2; output only
+  std::vector<std::pair<int32_t, float>> logit_bias = {};  // ids unique, |bias| <= 100
   uint64_t seed = 0;
 
   bool greedy() const { return temperature < 1e-5f; }
@@ -92,9 +92,9 @@ absl::StatusOr<std::vector<float>> ProcessedDistribution(std::span<const float> 
 int32_t ArgmaxWithNoise(std::span<const float> probs, uint64_t seed, uint64_t index, uint32_t tag);
 
 // log-softmax of the raw logits (before temperature, penalties and filters): the chosen token's and the
-// `num_top` largest (fewer if V is smaller), descending, ties by lower id. Summed in f64 in a fixed order.
-// `logits` hold no NaN or +inf and one finite value at least (SampleCoupled has accepted them); `chosen` lies
-// in [0, V).
+// `num_top` largest (fewer if V is smaller), descending, ties by lower id. Summed in f64 in a fixed order;
+// error below 1e-6. `logits` hold no NaN or +inf and one finite value at least (SampleCoupled has accepted
+// them); `chosen` lies in [0, V).
 struct TokenLogprobs {
   float chosen = 0;
   std::vector<std::pair<int32_t, float>> top;
