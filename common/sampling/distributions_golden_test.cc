@@ -65,8 +65,9 @@ struct Case {
  private:
   template <typename Add>
   static void ForEachCount(const json& counts, const Add& add) {
-    for (const auto& [id, count] : counts.items()) {
-      for (int i = 0; i < count.get<int>(); ++i) add(std::stoi(id));
+    for (const auto& [id, value] : counts.items()) {
+      const int count = value;
+      for (int i = 0; i < count; ++i) add(std::stoi(id));
     }
   }
 };

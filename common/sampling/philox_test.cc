@@ -105,7 +105,8 @@ TEST(PhiloxBatch, EqualsOneBlockAtATime) {
     const auto tag = static_cast<uint32_t>(rng());
     const auto first = static_cast<uint32_t>(rng() % (1u << 26)) * 4;
     std::array<uint32_t, kPhiloxBatch> words;
-    EXPECT_EQ(PhiloxWords(seed, index, tag, first, words), *std::max_element(words.begin(), words.end()));
+    const uint32_t max = PhiloxWords(seed, index, tag, first, words);
+    EXPECT_EQ(max, *std::max_element(words.begin(), words.end()));
     for (uint32_t j = 0; j < words.size(); ++j) {
       const PhiloxBlock block = Philox4x32_10(
           {(first + j) / 4, static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), tag},
