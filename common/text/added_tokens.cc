@@ -41,7 +41,8 @@ AddedTokenMatcher::Match AddedTokenMatcher::LongestAt(std::string_view text, siz
     if (edge == edges_.end()) break;
     node = edge->second;
     const Node& found = nodes_[node];
-    if (found.id >= 0 && (!found.special || trusted.Contains(begin, at + 1))) longest = {begin, at + 1, found.id};
+    if (found.id >= 0 && (!found.special || trusted.Contains(begin, at + 1)))
+      longest = {begin, at + 1, found.id};
   }
   return longest;
 }

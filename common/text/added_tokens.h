@@ -25,8 +25,8 @@ class TrustedRanges {
   std::vector<Range> ranges_;
 };
 
-// A trie over added tokens' texts. The leftmost token wins, at one place the longest that may stand there: special
-// tokens only where the text is trusted. Immutable after the last Add, hence thread-safe.
+// A trie over added tokens' texts. The leftmost token wins, at one place the longest that may stand there:
+// special tokens only where the text is trusted. Immutable after the last Add, hence thread-safe.
 class AddedTokenMatcher {
  public:
   // A text given twice keeps its first id.

@@ -1,7 +1,7 @@
 // The byte-level alphabet of GPT-2 vocabularies: each byte written as one printable character.
 //
-// Bytes that are printable in Latin-1 (33-126, 161-172, 174-255) stand for themselves; the other 68 are written, in
-// rising order, as U+0100, U+0101, ... (so a space is U+0120).
+// Bytes that are printable in Latin-1 (33-126, 161-172, 174-255) stand for themselves; the other 68 are
+// written, in rising order, as U+0100, U+0101, ... (so a space is U+0120).
 #pragma once
 
 #include <array>

@@ -4,6 +4,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/formats/quoted.h"
 #include "common/text/added_tokens.h"
 #include "common/text/byte_level.h"
 #include "common/text/byte_pairs.h"
@@ -16,7 +17,10 @@ namespace {
 // Symbols of a word are counted in 32 bits.
 constexpr size_t kMaxTextBytes = 1 << 30;
 
-std::string Quoted(const std::string& text) { return "'" + text.substr(0, 60) + "'"; }
+using formats::Quoted;
+
+// For look-ups; Debian's absl::string_view is a type of its own.
+absl::string_view Key(std::string_view text) { return {text.data(), text.size()}; }
 
 class BytePairTokenizer : public Tokenizer {
  public:
@@ -42,7 +46,7 @@ class BytePairTokenizer : public Tokenizer {
   std::string_view TokenBytes(int32_t id) const override { return At(id).bytes; }
   bool IsSpecial(int32_t id) const override { return At(id).kind == TokenKind::kSpecial; }
   std::optional<int32_t> FindToken(std::string_view text) const override {
-    const auto found = ids_.find(text);
+    const auto found = ids_.find(Key(text));
     if (found == ids_.end()) return std::nullopt;
     return found->second;
   }
@@ -66,8 +70,8 @@ class BytePairTokenizer : public Tokenizer {
   static std::string Hash(const TokenizerModel& model);
 
   // The parts of text[begin, end) between the added tokens of pass `pass` go through the later passes.
-  absl::Status EncodeRange(std::string_view text, size_t begin, size_t end, const TrustedRanges& trusted, size_t pass,
-                           std::vector<int32_t>* ids) const;
+  absl::Status EncodeRange(std::string_view text, size_t begin, size_t end, const TrustedRanges& trusted,
+                           size_t pass, std::vector<int32_t>* ids) const;
   absl::Status EncodePlain(std::string_view text, std::vector<int32_t>* ids) const;
 
   // Constant after Init.
@@ -86,7 +90,8 @@ class BytePairTokenizer : public Tokenizer {
 absl::Status BytePairTokenizer::AddTokens(const TokenizerModel& model) {
   const int64_t n = model.tokens.size();
   if (n == 0) return InvalidArgument("the vocabulary is empty");
-  if (n > kMaxTokens) return InvalidArgument("vocabulary has {} ids, at most {} are supported", n, kMaxTokens);
+  if (n > kMaxTokens)
+    return InvalidArgument("vocabulary has {} ids, at most {} are supported", n, kMaxTokens);
   tokens_.resize(n);
   for (int32_t id = 0; id < n; ++id) {
     const TokenEntry& entry = model.tokens[id];
@@ -97,9 +102,11 @@ absl::Status BytePairTokenizer::AddTokens(const TokenizerModel& model) {
     if (entry.text.size() > limit) {
       return InvalidArgument("token {} has {} bytes, at most {} are supported", id, entry.text.size(), limit);
     }
-    if (FindIllFormedUtf8(entry.text) != std::string::npos) return InvalidArgument("token {} is not UTF-8", id);
+    if (FindIllFormedUtf8(entry.text) != std::string::npos)
+      return InvalidArgument("token {} is not UTF-8", id);
     const auto [known, is_new] = ids_.try_emplace(entry.text, id);
-    if (!is_new) return InvalidArgument("tokens {} and {} are both {}", known->second, id, Quoted(entry.text));
+    if (!is_new)
+      return InvalidArgument("tokens {} and {} are both {}", known->second, id, Quoted(entry.text));
 
     Token& token = tokens_[id];
     token.kind = entry.kind;
@@ -198,7 +205,7 @@ absl::Status BytePairTokenizer::EncodePlain(std::string_view text, std::vector<i
   std::vector<int32_t> symbols;
   for (const std::string_view word : words) {
     if (ignore_merges_) {
-      const auto whole = words_.find(word);
+      const auto whole = words_.find(Key(word));
       if (whole != words_.end()) {
         ids->push_back(whole->second);
         continue;

@@ -32,7 +32,8 @@ struct GoesLater {
 }  // namespace
 
 bool BytePairMerges::Add(int32_t left, int32_t right, int32_t merged) {
-  return merges_.try_emplace(PairKey(left, right), Merge{static_cast<int32_t>(merges_.size()), merged}).second;
+  return merges_.try_emplace(PairKey(left, right), Merge{static_cast<int32_t>(merges_.size()), merged})
+      .second;
 }
 
 const BytePairMerges::Merge* BytePairMerges::Find(int32_t left, int32_t right) const {
@@ -69,7 +70,8 @@ void BytePairMerges::Apply(std::span<const int32_t> ids, std::vector<int32_t>* o
     const Candidate best = queue.top();
     queue.pop();
     Symbol& left = symbols[best.position];
-    if (left.id != best.left || left.next < 0 || symbols[left.next].id != best.right) continue;  // changed since
+    if (left.id != best.left || left.next < 0 || symbols[left.next].id != best.right)
+      continue;  // changed since
     Symbol& right = symbols[left.next];
     left.id = best.merged;
     left.next = right.next;

@@ -1,4 +1,5 @@
-// Byte-pair merging: the lowest-ranked pair of neighbours first, the leftmost among equals, until none is left.
+// Byte-pair merging: the lowest-ranked pair of neighbours first, the leftmost among equals, until none is
+// left.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ class BytePairMerges {
   // The pair (left, right) becomes `merged`; lower ranks go first. False if the pair has a rank already.
   bool Add(int32_t left, int32_t right, int32_t merged);
 
-  // Appends what remains of `symbols` after all merges. O(n log n): a queue of pairs over a linked list of symbols.
+  // Appends what remains of `symbols` after all merges. O(n log n): a queue of pairs over a linked list of
+  // symbols.
   void Apply(std::span<const int32_t> symbols, std::vector<int32_t>* out) const;
 
  private:

@@ -22,9 +22,10 @@ struct TemplateLimits {
 // Thread-safe after creation.
 class ChatTemplate {
  public:
-  // Parses the source with trim_blocks and lstrip_blocks on, as transformers does. An unsupported construct is
-  // kUnimplemented with its line and name; bad syntax kInvalidArgument with its line.
-  static absl::StatusOr<std::unique_ptr<ChatTemplate>> Create(const std::string& source, const std::string& bos_token,
+  // Parses the source with trim_blocks and lstrip_blocks on, as transformers does. An unsupported construct
+  // is kUnimplemented with its line and name; bad syntax kInvalidArgument with its line.
+  static absl::StatusOr<std::unique_ptr<ChatTemplate>> Create(const std::string& source,
+                                                              const std::string& bos_token,
                                                               const std::string& eos_token,
                                                               const TemplateLimits& limits = {});
   virtual ~ChatTemplate() = default;
@@ -36,8 +37,9 @@ class ChatTemplate {
     bool add_generation_prompt = true;
     std::map<std::string, bool> extra;  // e.g. enable_thinking
   };
-  // The rendered text in spans: what came out of the inputs (strings of messages and tools, however the template cut
-  // or joined them) is untrusted, what the template wrote is trusted. raise_exception(m) is kInvalidArgument with m.
+  // The rendered text in spans: what came out of the inputs (strings of messages and tools, however the
+  // template cut or joined them) is untrusted, what the template wrote is trusted. raise_exception(m) is
+  // kInvalidArgument with m.
   virtual absl::StatusOr<std::vector<Span>> Render(const Inputs& inputs) const = 0;
 };
 

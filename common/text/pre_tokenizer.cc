@@ -6,22 +6,26 @@
 #include <utility>
 
 #include "common/base/status.h"
+#include "common/formats/quoted.h"
 
 namespace tandem::text {
 namespace {
 
-// Backtracking steps of one match: a run of a million spaces without a newline takes one step for each of them.
+// Backtracking steps of one match: a run of a million spaces without a newline takes one step for each of
+// them.
 constexpr uint32_t kMatchLimit = 100'000'000;
 constexpr uint32_t kDepthLimit = 10'000;
 constexpr uint32_t kHeapLimitKib = 16 * 1024;
 
 // Unicode's White_Space. PCRE2's own \s also holds U+180E, which lost that property in Unicode 6.3.
-#define WHITE_SPACE "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define QWEN_LIKE(digits)                                                                              \
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" WHITE_SPACE             \
-  "\\p{L}\\p{N}]+[\\r\\n]*|[" WHITE_SPACE "]*[\\r\\n]+|[" WHITE_SPACE "]+(?![^" WHITE_SPACE "])|[" WHITE_SPACE "]+"
-#define QWEN_LIKE_IN_FILES(digits)                                                              \
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                         \
+#define WHITE_SPACE \
+  "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define QWEN_LIKE(digits)                                                                   \
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" WHITE_SPACE  \
+  "\\p{L}\\p{N}]+[\\r\\n]*|[" WHITE_SPACE "]*[\\r\\n]+|[" WHITE_SPACE "]+(?![^" WHITE_SPACE \
+  "])|[" WHITE_SPACE "]+"
+#define QWEN_LIKE_IN_FILES(digits)                                     \
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits \
   "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 struct KnownPreTokenizer {
@@ -36,10 +40,11 @@ constexpr KnownPreTokenizer kKnown[] = {
      "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
      "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WHITE_SPACE "\\p{L}\\p{N}]+|[" WHITE_SPACE
      "]+(?![^" WHITE_SPACE "])|[" WHITE_SPACE "]+"},
-    // Two cuts in one pattern: a number ends a run of spaces as the text's end does, so all of the run stays together.
+    // Two cuts in one pattern: a number ends a run of spaces as the text's end does, so all of the run stays
+    // together.
     {PreTokenizerKind::kSmolLm, "smollm", "",
-     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+|\\p{N}| ?[^" WHITE_SPACE "\\p{L}\\p{N}]+|[" WHITE_SPACE "]+(?![^" WHITE_SPACE
-     "\\p{N}])|[" WHITE_SPACE "]+"},
+     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+|\\p{N}| ?[^" WHITE_SPACE "\\p{L}\\p{N}]+|[" WHITE_SPACE
+     "]+(?![^" WHITE_SPACE "\\p{N}])|[" WHITE_SPACE "]+"},
     {PreTokenizerKind::kQwen2, "qwen2", QWEN_LIKE_IN_FILES("\\p{N}"), QWEN_LIKE("\\p{N}")},
     {PreTokenizerKind::kLlama3, "llama-bpe", QWEN_LIKE_IN_FILES("\\p{N}{1,3}"), QWEN_LIKE("\\p{N}{1,3}")},
 };
@@ -69,14 +74,14 @@ absl::StatusOr<PreTokenizerKind> FindPreTokenizer(std::string_view name) {
   for (const KnownPreTokenizer& known : kKnown) {
     if (known.name == name) return known.kind;
   }
-  return Unimplemented("pre-tokenizer '{}' is not supported", name);
+  return Unimplemented("pre-tokenizer {} is not supported", formats::Quoted(name));
 }
 
 absl::StatusOr<PreTokenizerKind> FindPreTokenizerByRegex(std::string_view regex) {
   for (const KnownPreTokenizer& known : kKnown) {
     if (!known.regex_in_files.empty() && known.regex_in_files == regex) return known.kind;
   }
-  return Unimplemented("pre-tokenizer with the pattern '{}' is not supported", regex.substr(0, 300));
+  return Unimplemented("pre-tokenizer with the pattern {} is not supported", formats::Quoted(regex));
 }
 
 struct PreTokenizer::Pattern {

@@ -1,7 +1,7 @@
 // Cuts text into words before byte pairs are merged: a merge never crosses a word's border.
 //
-// Pre-tokenizers are known ones only, each with a pattern of ours; a pattern from a file is recognised by equality and
-// never compiled. Thread-safe after creation.
+// Pre-tokenizers are known ones only, each with a pattern of ours; a pattern from a file is recognised by
+// equality and never compiled. Thread-safe after creation.
 #pragma once
 
 #include <memory>
@@ -33,8 +33,8 @@ class PreTokenizer {
   PreTokenizer(PreTokenizer&&) noexcept;
   ~PreTokenizer();
 
-  // Appends the words of `text`; joined they are `text`. Requires UTF-8. kResourceExhausted if matching passes the
-  // limits on steps, depth or memory.
+  // Appends the words of `text`; joined they are `text`. Requires UTF-8. kResourceExhausted if matching
+  // passes the limits on steps, depth or memory.
   absl::Status Split(std::string_view text, std::vector<std::string_view>* words) const;
 
  private:

@@ -8,7 +8,8 @@
 namespace tandem::text {
 namespace {
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> Build(absl::StatusOr<TokenizerModel> model, const std::string& source) {
+absl::StatusOr<std::unique_ptr<Tokenizer>> Build(absl::StatusOr<TokenizerModel> model,
+                                                 const std::string& source) {
   if (!model.ok()) return Annotate(model.status(), source);
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = BuildTokenizer(*std::move(model));
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), source);
@@ -17,7 +18,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Build(absl::StatusOr<TokenizerModel> 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(const formats::Checkpoint::TextSources& sources) {
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(
+    const formats::Checkpoint::TextSources& sources) {
   if (sources.gguf != nullptr) return FromGguf(*sources.gguf);
   if (sources.tokenizer_json.empty()) return NotFound("the model has no tokenizer");
   return FromJson(sources.tokenizer_json);

@@ -16,7 +16,8 @@
 
 namespace tandem::text {
 
-// A stretch of text and who wrote it: special tokens are recognised in trusted text (the template's own) only, so that
+// A stretch of text and who wrote it: special tokens are recognised in trusted text (the template's own)
+// only, so that
 // "<|im_end|>" typed by a user stays text.
 struct Span {
   std::string text;
@@ -25,15 +26,16 @@ struct Span {
 
 class Tokenizer {
  public:
-  // From tokenizer.json or GGUF metadata. kUnimplemented names a tokenizer type or pre-tokenizer that is not supported.
+  // From tokenizer.json or GGUF metadata. kUnimplemented names a tokenizer type or pre-tokenizer that is not
+  // supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(const formats::Checkpoint::TextSources& sources);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(const std::string& tokenizer_json);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromGguf(const formats::GgufFile& file);
   virtual ~Tokenizer() = default;
 
-  // Nothing (BOS, EOS) is added. Added tokens that are not special are recognised everywhere; special ones where the
-  // text is trusted. Neighbouring spans are tokenised as one text: a boundary of trust is no boundary of words.
-  // kInvalidArgument if the text is not UTF-8.
+  // Nothing (BOS, EOS) is added. Added tokens that are not special are recognised everywhere; special ones
+  // where the text is trusted. Neighbouring spans are tokenised as one text: a boundary of trust is no
+  // boundary of words. kInvalidArgument if the text is not UTF-8.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(std::span<const Span> spans) const = 0;
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool special_tokens) const;
 
@@ -45,7 +47,8 @@ class Tokenizer {
 
   // Ids the tokenizer knows are below this; the model's embedding may have more rows.
   virtual int32_t vocab_size() const = 0;
-  // Prefix that the model wants before every prompt that a template did not write (GGUF add_bos_token); often empty.
+  // Prefix that the model wants before every prompt that a template did not write (GGUF add_bos_token); often
+  // empty.
   virtual std::span<const int32_t> prompt_prefix() const = 0;
   // SHA-256 over vocabulary, merges and added tokens: equal hash, equal ids.
   virtual const std::string& hash() const = 0;

@@ -1,6 +1,7 @@
 #include "common/text/tokenizer_gguf.h"
 
 #include "common/base/status.h"
+#include "common/formats/quoted.h"
 
 namespace tandem::text {
 namespace {
@@ -32,7 +33,8 @@ absl::StatusOr<bool> BoolOr(const formats::GgufFile& file, const std::string& ke
 
 absl::StatusOr<PreTokenizerKind> ReadPreTokenizer(const formats::GgufFile& file) {
   ASSIGN_OR_RETURN(const std::string model, file.GetString("tokenizer.ggml.model"));
-  if (model != "gpt2") return Unimplemented("tokenizer.ggml.model '{}' is not supported", model.substr(0, 60));
+  if (model != "gpt2")
+    return Unimplemented("tokenizer.ggml.model {} is not supported", formats::Quoted(model));
   ASSIGN_OR_RETURN(const std::string name, file.GetString("tokenizer.ggml.pre"));
   ASSIGN_OR_RETURN(const PreTokenizerKind kind, FindPreTokenizer(name));
   if (kind == PreTokenizerKind::kQwen2) {
@@ -48,10 +50,12 @@ absl::Status ReadTokens(const formats::GgufFile& file, TokenizerModel* out) {
   if (texts == nullptr) return InvalidArgument("tokenizer.ggml.tokens is no array of strings");
   if (types == nullptr) return InvalidArgument("tokenizer.ggml.token_type is no array of integers");
   if (texts->size() > static_cast<size_t>(kMaxTokens)) {
-    return InvalidArgument("tokenizer.ggml.tokens has {} tokens, at most {} are supported", texts->size(), kMaxTokens);
+    return InvalidArgument("tokenizer.ggml.tokens has {} tokens, at most {} are supported", texts->size(),
+                           kMaxTokens);
   }
   if (types->size() != texts->size()) {
-    return InvalidArgument("tokenizer.ggml.token_type has {} items for {} tokens", types->size(), texts->size());
+    return InvalidArgument("tokenizer.ggml.token_type has {} items for {} tokens", types->size(),
+                           texts->size());
   }
   out->tokens.resize(texts->size());
   for (size_t id = 0; id < texts->size(); ++id) {
@@ -65,7 +69,8 @@ absl::Status ReadMerges(const formats::GgufFile& file, TokenizerModel* out) {
   const std::vector<std::string>* merges = file.GetStrings("tokenizer.ggml.merges");
   if (merges == nullptr) return InvalidArgument("tokenizer.ggml.merges is no array of strings");
   if (merges->size() > static_cast<size_t>(kMaxMerges)) {
-    return InvalidArgument("tokenizer.ggml.merges has {} items, at most {} are supported", merges->size(), kMaxMerges);
+    return InvalidArgument("tokenizer.ggml.merges has {} items, at most {} are supported", merges->size(),
+                           kMaxMerges);
   }
   out->merges.reserve(merges->size());
   for (size_t i = 0; i < merges->size(); ++i) {

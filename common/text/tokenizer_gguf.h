@@ -7,8 +7,8 @@
 
 namespace tandem::text {
 
-// kUnimplemented names `tokenizer.ggml.model` or `tokenizer.ggml.pre` if we cannot make its ids; kNotFound and
-// kInvalidArgument name the key.
+// kUnimplemented names `tokenizer.ggml.model` or `tokenizer.ggml.pre` if we cannot make its ids; kNotFound
+// and kInvalidArgument name the key.
 absl::StatusOr<TokenizerModel> ReadGgufTokenizer(const formats::GgufFile& file);
 
 }  // namespace tandem::text

@@ -5,16 +5,19 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "common/base/status.h"
-#include "common/text/bounded_json.h"
+#include "common/formats/json.h"
+#include "common/formats/quoted.h"
 #include "common/text/byte_level.h"
 
 namespace tandem::text {
 namespace {
 
+using formats::Quoted;
 using nlohmann::json;
 
 constexpr size_t kMaxFileBytes = 256 << 20;  // Gemma's file has 33 MB
-constexpr int kMaxDepth = 32;
+// A Gemma file has 1.8 million values.
+constexpr formats::JsonLimits kJsonLimits = {.max_depth = 32, .max_values = 16'000'000};
 
 // The member `key`, or null if `object` has none.
 const json& Member(const json& object, const char* key) {
@@ -50,7 +53,8 @@ bool IsAbsent(const json& value) { return value.is_null() || (value.is_string() 
 absl::Status CheckModelOptions(const json& model, bool every_byte_has_a_token) {
   const json& type = Member(model, "type");
   if (!type.is_null() && type != "BPE") {
-    return Unimplemented("tokenizer model {} is not supported", type.dump().substr(0, 60));
+    return Unimplemented("tokenizer model {} is not supported",
+                         Quoted(type.is_string() ? type.get<std::string>() : type.dump()));
   }
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!IsAbsent(Member(model, key))) return Unimplemented("BPE option '{}' is not supported", key);
@@ -68,12 +72,11 @@ absl::Status CheckModelOptions(const json& model, bool every_byte_has_a_token) {
 absl::Status ReadVocabulary(const json& vocab, TokenizerModel* out) {
   if (!vocab.is_object()) return InvalidArgument("model.vocab is no object");
   for (const auto& [text, value] : vocab.items()) {
-    ASSIGN_OR_RETURN(const int32_t id, TokenId(value, fmt::format("model.vocab '{}'", text.substr(0, 60))));
+    ASSIGN_OR_RETURN(const int32_t id, TokenId(value, "model.vocab " + Quoted(text)));
     if (static_cast<size_t>(id) >= out->tokens.size()) out->tokens.resize(id + 1);
     TokenEntry& token = out->tokens[id];
     if (token.kind != TokenKind::kNone) {
-      return InvalidArgument("model.vocab: '{}' and '{}' both have id {}", token.text.substr(0, 60),
-                             text.substr(0, 60), id);
+      return InvalidArgument("model.vocab: {} and {} both have id {}", Quoted(token.text), Quoted(text), id);
     }
     token = {TokenKind::kNormal, text};
   }
@@ -98,8 +101,8 @@ absl::Status ReadMerges(const json& merges, TokenizerModel* out) {
   return absl::OkStatus();
 }
 
-absl::Status ReadAddedToken(const json& added, size_t index, const absl::flat_hash_map<std::string, int32_t>& vocab,
-                            TokenizerModel* out) {
+absl::Status ReadAddedToken(const json& added, size_t index,
+                            const absl::flat_hash_map<std::string, int32_t>& vocab, TokenizerModel* out) {
   const std::string what = fmt::format("added_tokens[{}]", index);
   if (!added.is_object()) return InvalidArgument("{} is no object", what);
   ASSIGN_OR_RETURN(const int32_t id, TokenId(Member(added, "id"), what));
@@ -115,13 +118,14 @@ absl::Status ReadAddedToken(const json& added, size_t index, const absl::flat_ha
 
   const auto known = vocab.find(*content);
   if (known != vocab.end() && known->second != id) {
-    return InvalidArgument("{} '{}' has id {} but {} in model.vocab", what, content->substr(0, 60), id, known->second);
+    return InvalidArgument("{} {} has id {} but {} in model.vocab", what, Quoted(*content), id,
+                           known->second);
   }
   if (static_cast<size_t>(id) >= out->tokens.size()) out->tokens.resize(id + 1);
   TokenEntry& token = out->tokens[id];
-  if (token.kind == TokenKind::kAdded || token.kind == TokenKind::kSpecial || (token.kind == TokenKind::kNormal && token.text != *content)) {
-    return InvalidArgument("{} '{}' has id {}, which is '{}'", what, content->substr(0, 60), id,
-                           token.text.substr(0, 60));
+  if (token.kind == TokenKind::kAdded || token.kind == TokenKind::kSpecial ||
+      (token.kind == TokenKind::kNormal && token.text != *content)) {
+    return InvalidArgument("{} {} has id {}, which is {}", what, Quoted(*content), id, Quoted(token.text));
   }
   token = {special ? TokenKind::kSpecial : TokenKind::kAdded, *content, normalized};
   return absl::OkStatus();
@@ -132,13 +136,16 @@ absl::Status ReadAddedTokens(const json& added_tokens, TokenizerModel* out) {
   if (!added_tokens.is_array()) return InvalidArgument("added_tokens is no array");
   absl::flat_hash_map<std::string, int32_t> vocab;
   for (size_t id = 0; id < out->tokens.size(); ++id) {
-    if (out->tokens[id].kind != TokenKind::kNone) vocab.emplace(out->tokens[id].text, static_cast<int32_t>(id));
+    if (out->tokens[id].kind != TokenKind::kNone)
+      vocab.emplace(out->tokens[id].text, static_cast<int32_t>(id));
   }
-  for (size_t i = 0; i < added_tokens.size(); ++i) RETURN_IF_ERROR(ReadAddedToken(added_tokens[i], i, vocab, out));
+  for (size_t i = 0; i < added_tokens.size(); ++i)
+    RETURN_IF_ERROR(ReadAddedToken(added_tokens[i], i, vocab, out));
   return absl::OkStatus();
 }
 
-// The steps of a pre-tokenizer (`list_key` pretokenizers) or post-processor (processors), sequences taken apart.
+// The steps of a pre-tokenizer (`list_key` pretokenizers) or post-processor (processors), sequences taken
+// apart.
 absl::Status Flatten(const json& step, const char* list_key, std::vector<const json*>* out) {
   if (!step.is_object()) return InvalidArgument("a step of '{}' is no object", list_key);
   if (Member(step, "type") != "Sequence") {
@@ -161,7 +168,8 @@ absl::StatusOr<PreTokenizerKind> ReadPreTokenizer(const json& pre_tokenizer) {
   ASSIGN_OR_RETURN(const bool add_prefix_space, BoolOr(*steps.back(), "add_prefix_space", true));
   ASSIGN_OR_RETURN(const bool gpt2_regex, BoolOr(*steps.back(), "use_regex", true));
   if (add_prefix_space || steps.size() > 2) return unknown;
-  if (steps.size() == 1) return gpt2_regex ? absl::StatusOr<PreTokenizerKind>(PreTokenizerKind::kGpt2) : unknown;
+  if (steps.size() == 1)
+    return gpt2_regex ? absl::StatusOr<PreTokenizerKind>(PreTokenizerKind::kGpt2) : unknown;
 
   const json& first = *steps[0];
   if (gpt2_regex && Member(first, "type") == "Digits" && Member(first, "individual_digits") == true) {
@@ -185,7 +193,8 @@ absl::Status ReadPostProcessor(const json& post_processor, TokenizerModel* out) 
     if (type == "ByteLevel") continue;
     const json& single = Member(*step, "single");
     if (type != "TemplateProcessing" || !single.is_array() || !out->prompt_prefix.empty()) {
-      return Unimplemented("post-processor {} is not supported", type.dump().substr(0, 60));
+      return Unimplemented("post-processor {} is not supported",
+                           Quoted(type.is_string() ? type.get<std::string>() : type.dump()));
     }
     bool after_text = false;
     for (const json& piece : single) {
@@ -194,13 +203,15 @@ absl::Status ReadPostProcessor(const json& post_processor, TokenizerModel* out) 
         after_text = true;
         continue;
       }
-      if (after_text) return Unimplemented("a post-processor that adds tokens after the text is not supported");
+      if (after_text)
+        return Unimplemented("a post-processor that adds tokens after the text is not supported");
       const absl::StatusOr<std::string> name = StringAt(token, "id");
       if (!name.ok()) return Annotate(name.status(), "post_processor");
       const auto found = std::find_if(out->tokens.begin(), out->tokens.end(), [&](const TokenEntry& entry) {
         return entry.kind != TokenKind::kNone && entry.text == *name;
       });
-      if (found == out->tokens.end()) return InvalidArgument("post_processor names unknown token '{}'", *name);
+      if (found == out->tokens.end())
+        return InvalidArgument("post_processor names unknown token {}", Quoted(*name));
       out->prompt_prefix.push_back(static_cast<int32_t>(found - out->tokens.begin()));
       if (out->prompt_prefix.size() > 16) return InvalidArgument("post_processor adds more than 16 tokens");
     }
@@ -209,8 +220,9 @@ absl::Status ReadPostProcessor(const json& post_processor, TokenizerModel* out) 
 }
 
 bool EveryByteHasAToken(const json& vocab) {
-  return vocab.is_object() && std::all_of(ByteLevelAlphabet().begin(), ByteLevelAlphabet().end(),
-                                          [&](const std::string& written) { return vocab.contains(written); });
+  return vocab.is_object() &&
+         std::all_of(ByteLevelAlphabet().begin(), ByteLevelAlphabet().end(),
+                     [&](const std::string& written) { return vocab.contains(written); });
 }
 
 }  // namespace
@@ -219,7 +231,7 @@ absl::StatusOr<TokenizerModel> ReadTokenizerJson(const std::string& tokenizer_js
   if (tokenizer_json.size() > kMaxFileBytes) {
     return InvalidArgument("{} bytes, at most {} are read", tokenizer_json.size(), kMaxFileBytes);
   }
-  ASSIGN_OR_RETURN(const json root, ParseBoundedJson(tokenizer_json, kMaxDepth));
+  ASSIGN_OR_RETURN(const json root, formats::ParseJson(tokenizer_json, kJsonLimits));
   if (!root.is_object()) return InvalidArgument("no JSON object");
   const json& model = Member(root, "model");
   if (!model.is_object()) return InvalidArgument("'model' is no object");
@@ -227,7 +239,8 @@ absl::StatusOr<TokenizerModel> ReadTokenizerJson(const std::string& tokenizer_js
   const json& normalizer = Member(root, "normalizer");
   if (!normalizer.is_null()) {
     const json& type = normalizer.is_object() ? Member(normalizer, "type") : normalizer;
-    return Unimplemented("normalizer {} is not supported", type.dump().substr(0, 60));
+    return Unimplemented("normalizer {} is not supported",
+                         Quoted(type.is_string() ? type.get<std::string>() : type.dump()));
   }
   const json& decoder = Member(root, "decoder");
   if (!decoder.is_null() && (!decoder.is_object() || Member(decoder, "type") != "ByteLevel")) {

@@ -45,8 +45,8 @@ struct TokenizerModel {
 // Takes a merge written "left right" apart; `index` is for the error.
 absl::StatusOr<std::pair<std::string, std::string>> SplitMerge(std::string_view written, size_t index);
 
-// kInvalidArgument names what does not fit: texts that are no UTF-8 or come twice, merges of unknown tokens, ids out of
-// range, a special token that plain text could produce.
+// kInvalidArgument names what does not fit: texts that are no UTF-8 or come twice, merges of unknown tokens,
+// ids out of range, a special token that plain text could produce.
 absl::StatusOr<std::unique_ptr<Tokenizer>> BuildTokenizer(TokenizerModel model);
 
 }  // namespace tandem::text

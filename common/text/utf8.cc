@@ -5,7 +5,8 @@
 namespace tandem::text {
 namespace {
 
-// A lead byte's sequence length and the range its second byte must lie in (table 3-7 of the Unicode standard).
+// A lead byte's sequence length and the range its second byte must lie in (table 3-7 of the Unicode
+// standard).
 struct Lead {
   int length = 0;  // 0: no character begins with this byte
   uint8_t second_min = 0x80, second_max = 0xBF;

@@ -11,8 +11,9 @@ namespace tandem::text {
 struct Utf8Step {
   enum Kind {
     kValid,      // one character of `length` bytes
-    kIllFormed,  // `length` bytes that are no character: a maximal subpart in the sense of the Unicode standard
-                 // (section 3.9, "U+FFFD substitution of maximal subparts"), so each is replaced by one U+FFFD
+    kIllFormed,  // `length` bytes that are no character: a maximal subpart in the sense of the Unicode
+                 // standard (section 3.9, "U+FFFD substitution of maximal subparts"), so each is replaced by
+                 // one U+FFFD
     kIncomplete  // all bytes there are begin a character and more are needed
   };
   Kind kind = kIllFormed;
