@@ -1,14 +1,18 @@
 // Causal attention over the paged KV cache, for a ragged batch.
 //
-// One reduction for prefill and decode: the row at absolute position p passes over the tiles of 16 positions
-// (= KV blocks) 0, 1, ..., p / 16 in this order, with running maximum m, sum l and output o (all f32):
-//   s[j]   = sum_d fma(q[d] * scale, K[d][j])  d ascending;  lanes j with 16 * tile + j > p are selected to
-//   -inf m'     = max(m, max_j s[j]);  c = exp(m - m');  e[j] = exp(s[j] - m')   (0 where masked, selected)
-//   l      = fma(l, c, tree-sum_j e[j]);  o[d] = o[d] * c, then for j ascending o[d] = fma(e[j], V[j][d],
-//   o[d])
-// and finally out[d] = o[d] / l. What is computed for a row depends on nothing but its own q and the KV of
-// its sequence, whatever else is in the batch; each KV tile is read once per (sequence, KV head) for all rows
-// of the step.
+// One reduction for prefill and decode. Positions are cut at absolute multiples of 256 into spans, spans into
+// tiles of 16 (= KV blocks). For the row at position p, inside a span, over its tiles up to p / 16 ascending,
+// with running maximum m (first -inf), sum l and output o (first 0), all f32:
+//   s[j] = sum_d fma(q[d] * scale, K[d][j]), d ascending from 0; lanes j with 16 * tile + j > p become -inf
+//   m'   = max(m, max_j s[j]);  c = exp(m - m');  e[j] = exp(s[j] - m'), 0 in masked lanes
+//   l    = fma(l, c, tree-sum_j e[j])         tree: (0+8, 1+9, ...), then +4, +2, +1
+//   o[d] = o[d] * c, then for j ascending o[d] = fma(e[j], V[j][d], o[d])   (only j <= p - 16 * tile)
+// Then the spans' (m, l, o), ascending, into (M, L, O), which starts as the first span's:
+//   M' = max(M, m);  a = exp(M - M');  b = exp(m - M');  L = fma(L, a, l * b);  O[d] = fma(O[d], a, o[d] * b)
+// and out[d] = O[d] / L. max(a, b) is a > b ? a : b; exp is math.h's. What is computed for a row depends on
+// nothing but its own q and the KV of its sequence, whatever else is in the batch. Spans of one row may run
+// on several threads; each KV tile is read once per (sequence, KV head) for a whole group of rows of the
+// step.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +22,8 @@
 #include "common/kernels/kv_cache.h"
 
 namespace tandem::kernels {
+
+inline constexpr int kAttentionSpan = 256;  // positions; part of the numerics, see above
 
 // One sequence's rows in the flattened batch: rows [first_row, first_row + num_rows) at consecutive absolute
 // positions from first_position. blocks[i] holds positions 16 i .. 16 i + 15 and reaches at least to the last

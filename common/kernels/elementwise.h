@@ -12,10 +12,11 @@
 
 namespace tandem::kernels {
 
-// y[t, :] = w * x[t, :] / sqrt(mean(x[t, :]^2) + eps). x, y [tokens, dim]; w [dim]. y may be x.
+// y[t, :] = (x[t, :] * r) * w with r = 1 / sqrt(sum(x[t, :]^2) / dim + eps); dim = w.size(). x, y [tokens,
+// dim]. y may be x.
 void RmsNorm(const float* x, std::span<const float> w, float eps, int tokens, float* y, ThreadPool& pool);
 
-// RmsNorm of each head of each token, in place: x [tokens, heads, head_dim] with `stride` floats between
+// The same, of each head of each token, in place: x [tokens, heads, head_dim] with `stride` floats between
 // tokens.
 void RmsNormHeads(float* x, int64_t stride, int tokens, int heads, std::span<const float> w, float eps,
                   ThreadPool& pool);

@@ -27,8 +27,10 @@ class Activations {
  public:
   Activations(int max_tokens, int max_cols, ActivationType type);
 
-  // Takes x [tokens, cols] f32, row-major. Rounds to bf16, or to int8 per block of 32 columns:
-  // scale = max|x| / 127, xq = round-to-nearest-even(x / scale), all f32; a block of zeros has scale 0.
+  // Takes x [tokens, cols] f32, row-major. Rounds to bf16, or to int8 per block of 32 columns (if cols is a
+  // multiple of 32, as quantised weights demand):
+  // scale = max|x| / 127, xq = round-to-nearest-even(x / scale), all f32. A block whose scale would be
+  // subnormal counts as zeros, scale 0; one with a value that is not finite has a NaN scale and quants 0.
   // Also keeps x itself (borrowed until the next Load), for f32 and bf16 weights.
   void Load(std::span<const float> x, int tokens, int cols, ThreadPool& pool);
 
@@ -38,13 +40,17 @@ class Activations {
   const float* f32() const { return f32_; }      // [tokens, cols], rounded to bf16 if type() is kBF16
   const int8_t* q() const { return q_.data(); }  // [tokens, cols]
   const float* scales() const { return scales_.data(); }  // [tokens, cols / 32]
-  const float* sums() const { return sums_.data(); }  // [tokens, cols / 32]: scale * sum of the block's xq
+  const int32_t* quant_sums() const {
+    return quant_sums_.data();
+  }                                                   // [tokens, cols / 32]: sum of the block's xq
+  const float* sums() const { return sums_.data(); }  // [tokens, cols / 32]: scale * float(quant sum)
 
  private:
   ActivationType type_;
   int tokens_ = 0, cols_ = 0;
   const float* f32_ = nullptr;
   std::vector<float> rounded_, scales_, sums_;
+  std::vector<int32_t> quant_sums_;
   std::vector<int8_t> q_;
 };
 

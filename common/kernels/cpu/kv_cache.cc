@@ -1,0 +1,55 @@
+#include "common/kernels/kv_cache.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "common/base/status.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+// Kernels load V in full vectors of 16 elements, past the end if head_dim is an odd multiple of 8.
+constexpr int64_t kSlackBytes = 64;
+
+}  // namespace
+
+KvLayout KvLayout::Create(KvType type, std::vector<KvLayerShape> layers) {
+  KvLayout layout;
+  layout.type = type;
+  const int64_t element_bytes = type == KvType::kF32 ? 4 : 2;
+  for (const KvLayerShape& layer : layers) {
+    TANDEM_CHECK(layer.num_kv_heads > 0 && layer.head_dim > 0 && layer.head_dim % 8 == 0);
+    layout.layer_offset.push_back(layout.block_bytes);
+    const int64_t bytes =
+        int64_t{2} * layer.num_kv_heads * layer.head_dim * kKvBlockPositions * element_bytes;
+    layout.block_bytes += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  layout.layers = std::move(layers);
+  return layout;
+}
+
+void KvCache::Free::operator()(std::byte* p) const { std::free(p); }
+
+absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(KvLayout layout, int num_blocks) {
+  TANDEM_CHECK(num_blocks > 0 && layout.block_bytes > 0);
+  const int64_t block_bytes = layout.block_bytes;
+  std::unique_ptr<KvCache> cache(new KvCache(std::move(layout), num_blocks));
+  if (block_bytes <= (std::numeric_limits<int64_t>::max() - kSlackBytes) / num_blocks) {
+    cache->data_.reset(
+        static_cast<std::byte*>(std::aligned_alloc(kAlignment, block_bytes * num_blocks + kSlackBytes)));
+  }
+  if (cache->data_ == nullptr) {
+    return ResourceExhausted("no memory for a KV cache of {} blocks of {} bytes", num_blocks, block_bytes);
+  }
+  return cache;
+}
+
+void KvCache::Poison(int32_t b) {
+  // All bits set is a NaN in f32 and in bf16.
+  std::memset(block(b), 0xff, layout_.block_bytes);
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,21 @@
+// Constants of exp, shared by the plain and the vector version: e^r = 1 + r + r^2 (kExp2 + kExp3 r + ...) on
+// |r| <= ln(2) / 2, least-squares fit of e^r's rest weighted by r^2; relative error of the polynomial
+// 2^-27.4.
+#pragma once
+
+namespace tandem::kernels {
+
+inline constexpr float kExpLow = -87.33f;  // below, the result would be subnormal: 0
+inline constexpr float kExpHigh = 88.72f;  // from here infinity
+inline constexpr float kLog2E = 0x1.715476p+0f;
+inline constexpr float kRoundShift = 0x1.8p+23f;
+// ln 2 in two parts; the first has 15 bits, so that n * kLn2High is exact.
+inline constexpr float kLn2High = 0x1.62e4p-1f;
+inline constexpr float kLn2Low = 0x1.7f7d1cp-20f;
+inline constexpr float kExp2 = 0x1p-1f;
+inline constexpr float kExp3 = 0x1.55548ap-3f;
+inline constexpr float kExp4 = 0x1.55547ap-5f;
+inline constexpr float kExp5 = 0x1.123ebep-7f;
+inline constexpr float kExp6 = 0x1.6d9a92p-10f;
+
+}  // namespace tandem::kernels
