@@ -31,15 +31,17 @@ uint64_t Mass(float weight) {
   return std::bit_cast<uint64_t>(shifted) & ((uint64_t{1} << 52) - 1);
 }
 
-uint64_t MassOf(std::span<const Candidate> candidates, const Scale& scale) {
+template <typename WeightOf>
+uint64_t MassOf(std::span<const Candidate> candidates, const WeightOf& weight_of) {
   uint64_t sum = 0;
-  for (const Candidate& c : candidates) sum += Mass(scale.Weight(c.first));
+  for (const Candidate& c : candidates) sum += Mass(weight_of(c));
   return sum;
 }
 
 // Leaves the candidates before which the mass is below `target`, but at least the first; all lie before those
 // that were left out. Halves the part that holds the boundary until it is one candidate.
-void KeepNucleus(std::vector<Candidate>& candidates, const Scale& scale, double target) {
+template <typename WeightOf>
+void KeepNucleus(std::vector<Candidate>& candidates, const WeightOf& weight_of, double target) {
   size_t begin = 0, end = candidates.size();  // the boundary lies in [begin, end)
   uint64_t before = 0;                        // mass of [0, begin)
   while (end - begin > 1) {
@@ -47,7 +49,7 @@ void KeepNucleus(std::vector<Candidate>& candidates, const Scale& scale, double 
     std::nth_element(candidates.begin() + static_cast<ptrdiff_t>(begin),
                      candidates.begin() + static_cast<ptrdiff_t>(middle),
                      candidates.begin() + static_cast<ptrdiff_t>(end), Before);
-    const uint64_t mass = MassOf(std::span(candidates).subspan(begin, middle - begin), scale);
+    const uint64_t mass = MassOf(std::span(candidates).subspan(begin, middle - begin), weight_of);
     if (static_cast<double>(before + mass) < target) {  // so `middle` stays
       before += mass;
       begin = middle;
@@ -94,15 +96,17 @@ void CollectHeaviest(std::span<const float> weights, uint64_t total, double targ
 void KeepTopP(const ProcessedRow& row, const SamplingParams& params, const Scale& scale, bool after_top_k,
               std::vector<float>& weights, std::vector<Candidate>& candidates) {
   if (after_top_k) {
-    const double target = static_cast<double>(params.top_p) * static_cast<double>(MassOf(candidates, scale));
-    KeepNucleus(candidates, scale, target);
+    const auto weight_of = [&](const Candidate& c) { return scale.Weight(c.first); };
+    const double total = static_cast<double>(MassOf(candidates, weight_of));
+    KeepNucleus(candidates, weight_of, static_cast<double>(params.top_p) * total);
     return;
   }
   const uint64_t total = WeighRow(row, scale, weights);
   const double target = static_cast<double>(params.top_p) * static_cast<double>(total);
   CollectHeaviest(weights, total, target, candidates);
   for (Candidate& c : candidates) c.first = row.logits[static_cast<size_t>(c.second)];
-  KeepNucleus(candidates, scale, target);
+  KeepNucleus(
+      candidates, [&](const Candidate& c) { return weights[static_cast<size_t>(c.second)]; }, target);
 }
 
 // min-p alone: all tokens that may be heavy enough; the margin covers every rounding, the exact test follows.

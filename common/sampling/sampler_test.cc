@@ -222,7 +222,7 @@ TEST(SampleCoupled, RefusesIdsOutsideTheVocabulary) {
   }
 }
 
-TEST(SampleCoupled, AToTheLetterRuleForTies) {
+TEST(SampleCoupled, BreaksTiesByTheLowestId) {
   SamplingParams greedy;
   greedy.temperature = 0;
   EXPECT_EQ(*Sample({-0.0f, 0.0f, 0.0f}, greedy), 0);
