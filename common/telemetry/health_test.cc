@@ -1,0 +1,111 @@
+#include "common/telemetry/health.h"
+
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/impl/client_unary_call.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+
+#include "common/telemetry/watchdog.h"
+
+namespace tandem::telemetry {
+namespace {
+
+// grpc.health.v1 by hand (field 1 of both messages), so that the test needs no generated code.
+constexpr char kServing = 1, kNotServing = 2;
+
+grpc::ByteBuffer CheckRequest(const std::string& service) {
+  std::string bytes =
+      service.empty() ? "" : std::string("\x0a") + static_cast<char>(service.size()) + service;
+  grpc::Slice slice(bytes);
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+class HealthTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    EnableGrpcHealth();
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterCallbackGenericService(&other_);  // gRPC starts no server without a service
+    server_ = builder.BuildAndStart();
+    ASSERT_NE(server_, nullptr);
+    health_.Attach(*server_);
+    channel_ = grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials());
+  }
+  void TearDown() override { health_.Detach(); }
+
+  // The state by its number, or minus the status code.
+  int Check(const std::string& service) {
+    grpc::ClientContext context;
+    grpc::ByteBuffer response;
+    const grpc::ByteBuffer request = CheckRequest(service);
+    const grpc::Status status = grpc::internal::BlockingUnaryCall(
+        channel_.get(),
+        grpc::internal::RpcMethod("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC),
+        &context, request, &response);
+    if (!status.ok()) return -static_cast<int>(status.error_code());
+    grpc::Slice slice;
+    EXPECT_TRUE(response.DumpToSingleSlice(&slice).ok());
+    return slice.size() < 2 ? 0 : slice.begin()[1];
+  }
+
+  Health health_{{"tandem.v1.Verifier"}};
+  grpc::CallbackGenericService other_;
+  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST_F(HealthTest, ALoadingProcessLivesButIsNotReady) {
+  EXPECT_EQ(Check("liveness"), kServing);
+  for (const char* name : {"readiness", "", "tandem.v1.Verifier"})
+    EXPECT_EQ(Check(name), kNotServing) << name;
+}
+
+TEST_F(HealthTest, AReadyProcessServesUnderAllItsNames) {
+  health_.SetReady(true);
+  for (const char* name : {"liveness", "readiness", "", "tandem.v1.Verifier"})
+    EXPECT_EQ(Check(name), kServing) << name;
+  health_.SetReady(false);
+  EXPECT_EQ(Check("liveness"), kServing);
+  EXPECT_EQ(Check(""), kNotServing);
+}
+
+TEST_F(HealthTest, AStuckProcessIsNeither) {
+  health_.SetReady(true);
+  health_.SetLive(false);
+  for (const char* name : {"liveness", "readiness", "", "tandem.v1.Verifier"}) {
+    EXPECT_EQ(Check(name), kNotServing) << name;
+  }
+  EXPECT_FALSE(health_.ready());
+  health_.SetLive(true);
+  EXPECT_TRUE(health_.ready());
+}
+
+TEST_F(HealthTest, OtherNamesAreNotFound) {
+  EXPECT_EQ(Check("tandem.v1.Generation"), -static_cast<int>(grpc::StatusCode::NOT_FOUND));
+}
+
+TEST(Watchdog, FollowsTheStall) {
+  Health health({});
+  std::atomic<int64_t> stalled_ms{0};
+  Watchdog watchdog(
+      {.limit = absl::Seconds(30), .period = absl::Milliseconds(1)},
+      [&] { return absl::Milliseconds(stalled_ms.load()); }, health);
+  const auto wait_for = [&](bool live) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(10);
+    while (health.live() != live && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
+    return health.live() == live;
+  };
+  stalled_ms = 30001;
+  EXPECT_TRUE(wait_for(false));
+  stalled_ms = 0;
+  EXPECT_TRUE(wait_for(true));
+}
+
+}  // namespace
+}  // namespace tandem::telemetry
