@@ -1,0 +1,172 @@
+#include "common/rpc/listener.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+
+namespace tandem::rpc {
+namespace {
+
+using ::testing::HasSubstr;
+
+int ConnectTcp(uint16_t port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) return fd;
+  close(fd);
+  return -1;
+}
+
+std::string SocketPath(const char* name) {
+  return ::testing::TempDir() + "/" + name + std::to_string(getpid());
+}
+
+TEST(Listener, HandsOverConnectionsAndTellsItsPort) {
+  auto listener = Listener::Bind({"127.0.0.1", 0, ""});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  EXPECT_NE((*listener)->address().port, 0);
+  absl::Notification connected;
+  (*listener)->Start({.on_connection = [&](int fd) {
+    close(fd);
+    connected.Notify();
+  }});
+  const int fd = ConnectTcp((*listener)->address().port);
+  ASSERT_GE(fd, 0);
+  EXPECT_TRUE(connected.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  close(fd);
+}
+
+TEST(Listener, HoldsPeersThatConnectBeforeStart) {
+  auto listener = Listener::Bind({"localhost", 0, ""});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  EXPECT_EQ((*listener)->address().host, "localhost");
+  (*listener)->Stop();  // without a start
+}
+
+TEST(Listener, NamesTheCauseWhenItCannotBind) {
+  auto first = Listener::Bind({"127.0.0.1", 0, ""});
+  ASSERT_TRUE(first.ok());
+  const auto second = Listener::Bind((*first)->address());
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(second.status().message(), HasSubstr("Address already in use"));
+  EXPECT_THAT(Listener::Bind({"no-such-host.invalid", 1, ""}).status().message(),
+              HasSubstr("cannot listen on no-such-host.invalid:1"));
+  EXPECT_THAT(Listener::Bind({"", 0, "/no/such/directory/s"}).status().message(), HasSubstr("No such file"));
+}
+
+TEST(Listener, TakesTheAddressAgainAfterItsEnd) {
+  auto first = Listener::Bind({"127.0.0.1", 0, ""});
+  ASSERT_TRUE(first.ok());
+  const Address address = (*first)->address();
+  (*first)->Start({.on_connection = [](int fd) { close(fd); }});
+  const int fd = ConnectTcp(address.port);  // leaves a connection in TIME_WAIT
+  char byte;
+  EXPECT_EQ(read(fd, &byte, 1), 0);
+  close(fd);
+  first->reset();
+  EXPECT_TRUE(Listener::Bind(address).ok());
+}
+
+TEST(Listener, UnixSocketIsPrivateReplacesAStaleFileAndIsRemoved) {
+  const std::string path = SocketPath("listener");
+  {  // what a killed process leaves
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    std::strncpy(name.sun_path, path.c_str(), sizeof name.sun_path - 1);
+    ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&name), sizeof name), 0);
+    close(fd);
+  }
+  {
+    auto listener = Listener::Bind({"", 0, path});
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    struct stat info {};
+    ASSERT_EQ(stat(path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0600u);
+    EXPECT_FALSE(Listener::Bind({"", 0, path}).ok()) << "a live socket must not be replaced";
+  }
+  EXPECT_FALSE(std::filesystem::exists(path));
+  std::ofstream(path) << "a file of somebody else";
+  EXPECT_FALSE(Listener::Bind({"", 0, path}).ok());
+  EXPECT_TRUE(std::filesystem::exists(path));
+  std::filesystem::remove(path);
+}
+
+TEST(Listener, AcceptsAgainAfterDescriptorsRanOut) {
+  rlimit old_limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &old_limit), 0);
+  auto listener = Listener::Bind({"127.0.0.1", 0, ""});
+  ASSERT_TRUE(listener.ok());
+  const uint16_t port = (*listener)->address().port;
+  std::vector<int> clients;
+  for (int i = 0; i < 8; ++i) clients.push_back(ConnectTcp(port));
+
+  // No descriptor left at all: accept fails with EMFILE.
+  rlimit low = old_limit;
+  low.rlim_cur = static_cast<rlim_t>(clients.back()) + 1;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  std::vector<int> fillers;
+  for (int fd; (fd = dup(0)) >= 0;) fillers.push_back(fd);
+
+  std::atomic<int> accepted{0};
+  absl::Notification exhausted, all;
+  (*listener)->Start({.on_connection =
+                          [&](int fd) {
+                            close(fd);
+                            if (++accepted == 8) all.Notify();
+                          },
+                      .on_exhausted =
+                          [&] {
+                            if (!exhausted.HasBeenNotified()) exhausted.Notify();
+                          }});
+  EXPECT_TRUE(exhausted.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  EXPECT_EQ(accepted, 0);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &old_limit), 0);
+  EXPECT_TRUE(all.WaitForNotificationWithTimeout(absl::Seconds(10))) << accepted;
+  for (const int fd : fillers) close(fd);
+  for (const int fd : clients) close(fd);
+}
+
+TEST(Listener, ClosesConnectionsThatWouldTakeTheLastDescriptors) {
+  rlimit old_limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &old_limit), 0);
+  auto listener = Listener::Bind({"127.0.0.1", 0, ""});
+  ASSERT_TRUE(listener.ok());
+  const int client = ConnectTcp((*listener)->address().port);
+  rlimit low = old_limit;
+  low.rlim_cur = static_cast<rlim_t>(client) + 3;  // the next descriptor lies above four fifths
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  absl::Notification exhausted;
+  (*listener)->Start({.on_connection =
+                          [](int fd) {
+                            close(fd);
+                            ADD_FAILURE() << "taken";
+                          },
+                      .on_exhausted = [&] { exhausted.Notify(); }});
+  EXPECT_TRUE(exhausted.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  char byte;
+  EXPECT_EQ(read(client, &byte, 1), 0);
+  (*listener)->Stop();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &old_limit), 0);
+  close(client);
+}
+
+}  // namespace
+}  // namespace tandem::rpc

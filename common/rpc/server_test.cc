@@ -1,0 +1,102 @@
+#include "common/rpc/server.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "common/rpc/channel.h"
+#include "tandem/v1/generation.grpc.pb.h"
+
+namespace tandem::rpc {
+namespace {
+
+using ::testing::HasSubstr;
+
+class Echo : public v1::Generation::CallbackService {
+ public:
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override {
+    response->set_text(request->model());
+    auto* reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+};
+
+class ServerTest : public ::testing::Test {
+ protected:
+  void Start(const Address& address, ServerOptions options = {}) {
+    auto listener = Listener::Bind(address);
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    auto server = RpcServer::Start(options, *std::move(listener), {&echo_}, health_, {});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  grpc::Status Call(
+      const std::string& text, std::string* answer = nullptr,
+      const std::function<void(grpc::ClientContext&)>& prepare = [](grpc::ClientContext&) {}) {
+    auto stub = v1::Generation::NewStub(NewChannel(server_->address()));
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    prepare(context);
+    v1::DetokenizeRequest request;
+    request.set_model(text);
+    v1::DetokenizeResponse response;
+    const grpc::Status status = stub->Detokenize(&context, request, &response);
+    if (answer != nullptr) *answer = response.text();
+    return status;
+  }
+
+  Echo echo_;
+  telemetry::Health health_{{"tandem.v1.Generation"}};
+  std::unique_ptr<RpcServer> server_;
+};
+
+TEST_F(ServerTest, ServesOverTcpAndUnixSockets) {
+  for (const Address& address :
+       {Address{"127.0.0.1", 0, ""},
+        Address{"", 0, ::testing::TempDir() + "/server" + std::to_string(getpid())}}) {
+    Start(address);
+    std::string answer;
+    const grpc::Status status = Call("hello", &answer);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(answer, "hello");
+    server_->Shutdown(absl::ZeroDuration());
+  }
+}
+
+TEST_F(ServerTest, RefusesMessagesAndCompressionBeyondItsLimits) {
+  Start({"127.0.0.1", 0, ""});
+  EXPECT_EQ(Call(std::string(5 << 20, 'x')).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(Call(std::string(100000, 'x'), nullptr,
+                 [](grpc::ClientContext& c) { c.set_compression_algorithm(GRPC_COMPRESS_GZIP); })
+                .error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_FALSE(Call("x", nullptr, [](grpc::ClientContext& c) {
+                 c.AddMetadata("big", std::string(17 << 10, 'x'));
+               }).ok());
+  EXPECT_TRUE(Call("still there").ok());
+}
+
+TEST_F(ServerTest, RefusesToListenBeyondThisMachineUnlessTold) {
+  auto listener = Listener::Bind({"0.0.0.0", 0, ""});
+  ASSERT_TRUE(listener.ok());
+  const auto server = RpcServer::Start({}, *std::move(listener), {&echo_}, health_, {});
+  EXPECT_EQ(server.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(server.status().message(), HasSubstr("--insecure"));
+}
+
+TEST_F(ServerTest, ShutdownRefusesNewConnections) {
+  Start({"127.0.0.1", 0, ""});
+  EXPECT_TRUE(Call("x").ok());
+  server_->Shutdown(absl::ZeroDuration());
+  const Address address = server_->address();
+  EXPECT_TRUE(Listener::Bind(address).ok()) << "the port is free again";
+}
+
+TEST(MemoryLimit, IsPositive) { EXPECT_GT(MemoryLimitBytes(), 0); }
+
+}  // namespace
+}  // namespace tandem::rpc
