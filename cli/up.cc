@@ -1,0 +1,96 @@
+#include "cli/up.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+
+#include "cli/chat_session.h"
+#include "cli/pull.h"
+#include "cli/supervisor.h"
+#include "common/base/model_store.h"
+#include "common/base/options.h"
+#include "common/base/status.h"
+#include "common/base/termination.h"
+
+namespace tandem::cli {
+namespace {
+
+constexpr char kProgram[] = "tandem up";
+
+// Streams one answer to the terminal.
+absl::Status Ask(const Address& http, const std::string& question) {
+  ChatSession session(http, {});
+  std::cout << "> " << question << "\n" << std::flush;
+  ASSIGN_OR_RETURN(const ChatSession::Answer answer, session.Ask(question, [](std::string_view text) {
+    std::cout << text << std::flush;
+    return true;
+  }));
+  std::cout << "\n" << FormatSpeed(answer) << "\n" << std::flush;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int UpMain(int argc, const char* const* argv) {
+  TerminationWaiter::BlockSignals();
+  Supervisor::Options options;
+  std::string model = kDefaultModel, ask;
+  std::vector<std::string> settings;
+  absl::Duration stop_timeout = absl::Seconds(45);
+  OptionParser parser(kProgram,
+                      "Starts verifier and gateway, restarts what dies, and stops both on Ctrl-C or SIGTERM.");
+  parser.AddString("model", &model, "a model file or directory, or a name that is pulled if missing");
+  parser.AddAddress("http", &options.http, "where clients reach the OpenAI API; port 0: any free port");
+  parser.AddAddress("grpc", &options.grpc, "where clients reach the gRPC API; port 0: any free port");
+  parser.AddStringList("set", &settings, "PROCESS.FLAG=VALUE: a flag for verifier or gateway (see their --help)");
+  parser.AddDuration("stop-timeout", &stop_timeout, absl::Seconds(1), absl::Hours(1),
+                     "how long running requests may take to end after Ctrl-C");
+  parser.AddString("ask", &ask, "a question to answer on the terminal once ready");
+  if (const auto code = parser.Parse(argc, argv)) return *code;
+  // On one machine nobody polls readiness before routing, so draining need not wait for that; --set may say otherwise.
+  options.flags = {{"verifier", "drain-delay", "0s"}, {"gateway", "drain-delay", "0s"}};
+  for (const std::string& setting : settings) {
+    const absl::StatusOr<ProcessFlag> flag = ParseProcessFlag(setting);
+    if (!flag.ok()) {
+      std::cerr << kProgram << ": " << flag.status().message() << "\n";
+      return 2;
+    }
+    std::erase_if(options.flags, [&](const ProcessFlag& known) {
+      return known.process == flag->process && known.flag == flag->flag && known.flag == "drain-delay";
+    });
+    options.flags.push_back(*flag);
+  }
+  const absl::StatusOr<std::string> path = ResolveOrPull(model, std::cerr);
+  if (!path.ok()) return ReportStartFault(kProgram, path.status());
+  options.model = *path;
+  options.model_name = FindNamedModel(model) != nullptr ? model : std::filesystem::path(*path).stem().string();
+  if (parser.check_config()) return 0;
+
+  const int wake_fd = eventfd(0, EFD_CLOEXEC);
+  if (wake_fd < 0) return ReportStartFault(kProgram, Unavailable("eventfd: {}", std::strerror(errno)));
+  TerminationWaiter waiter([wake_fd](int) { eventfd_write(wake_fd, 1); });
+
+  Supervisor supervisor(options);
+  if (const absl::Status status = supervisor.Start(wake_fd); !status.ok()) {
+    supervisor.Stop(stop_timeout);
+    if (absl::IsCancelled(status)) return 0;
+    return ReportStartFault(kProgram, status);
+  }
+  std::cout << "ready http=" << supervisor.http().ToString() << " grpc=" << supervisor.grpc().ToString()
+            << " metrics=" << supervisor.metrics() << std::endl;
+  if (!ask.empty()) {
+    if (const absl::Status status = Ask(supervisor.http(), ask); !status.ok()) {
+      std::cerr << kProgram << ": " << status.message() << "\n";
+    }
+    std::cout << "serving until Ctrl-C; try: tandem chat --http " << supervisor.http().ToString() << std::endl;
+  }
+  supervisor.Run(wake_fd);
+  supervisor.Stop(stop_timeout);
+  return 0;
+}
+
+}  // namespace tandem::cli
