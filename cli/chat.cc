@@ -58,9 +58,10 @@ int ChatMain(int argc, const char* const* argv) {
   ChatOptions chat;
   double temperature = -1;
   int64_t seed = 0, max_tokens = 0;
-  OptionParser parser(kProgram,
-                      "Chats with a running gateway, or starts verifier and gateway for the time being. Reads a "
-                      "question per line; /reset forgets the conversation, /exit or Ctrl-D ends, Ctrl-C stops an answer.");
+  OptionParser parser(
+      kProgram,
+      "Chats with a running gateway, or starts verifier and gateway for the time being. Reads a "
+      "question per line; /reset forgets the conversation, /exit or Ctrl-D ends, Ctrl-C stops an answer.");
   parser.AddString("http", &http, "the gateway's HOST:PORT; default: 127.0.0.1:8000 if one is ready there");
   parser.AddString("model", &model, "start an engine with this model (file, directory or name) instead");
   parser.AddString("system", &chat.system, "system message; empty: the model's own");

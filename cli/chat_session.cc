@@ -7,7 +7,8 @@
 
 namespace tandem::cli {
 
-ChatSession::ChatSession(const Address& http, ChatOptions options) : client_(http), options_(std::move(options)) {
+ChatSession::ChatSession(const Address& http, ChatOptions options)
+    : client_(http), options_(std::move(options)) {
   Reset();
 }
 
@@ -48,7 +49,8 @@ absl::StatusOr<ChatSession::Answer> ChatSession::Ask(const std::string& question
     const auto choices = event.find("choices");
     if (choices == event.end() || !choices->is_array() || choices->empty()) return true;
     const auto delta = (*choices)[0].find("delta");
-    if (delta == (*choices)[0].end() || !delta->contains("content") || !(*delta)["content"].is_string()) return true;
+    if (delta == (*choices)[0].end() || !delta->contains("content") || !(*delta)["content"].is_string())
+      return true;
     const std::string text = (*delta)["content"].get<std::string>();
     if (text.empty()) return true;
     if (answer.text.empty()) answer.first_text = absl::Now() - begin;

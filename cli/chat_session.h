@@ -30,9 +30,10 @@ class ChatSession {
     absl::Duration first_text;  // from the request to the first text
     absl::Duration total;
   };
-  // Adds the question and its answer to the conversation; after an error neither. on_text returning false ends the
-  // answer early: what came stays part of the conversation.
-  absl::StatusOr<Answer> Ask(const std::string& question, const std::function<bool(std::string_view)>& on_text);
+  // Adds the question and its answer to the conversation; after an error neither. on_text returning false
+  // ends the answer early: what came stays part of the conversation.
+  absl::StatusOr<Answer> Ask(const std::string& question,
+                             const std::function<bool(std::string_view)>& on_text);
 
   void Reset();
 

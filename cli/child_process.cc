@@ -33,8 +33,8 @@ int ExitCode(int wait_status) {
   return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
 }
 
-// Forks and execs; async-signal-safe calls only between the two. `stdout_fd` becomes the child's stdout. A pipe closed
-// by exec carries the error of an exec that failed.
+// Forks and execs; async-signal-safe calls only between the two. `stdout_fd` becomes the child's stdout. A
+// pipe closed by exec carries the error of an exec that failed.
 absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& command, int stdout_fd, bool own_group) {
   int error_pipe[2];
   if (pipe2(error_pipe, O_CLOEXEC) != 0) return Unavailable("pipe: {}", std::strerror(errno));
@@ -119,7 +119,8 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const std::vector<std::string>&
   child.stdout_fd_ = fds[0];
   fcntl(fds[0], F_SETFL, O_NONBLOCK);
   child.pid_fd_ = static_cast<int>(syscall(SYS_pidfd_open, *pid, 0));
-  if (child.pid_fd_ < 0) return Unavailable("pidfd_open: {}", std::strerror(errno));  // the destructor ends the child
+  if (child.pid_fd_ < 0)
+    return Unavailable("pidfd_open: {}", std::strerror(errno));  // the destructor ends the child
   return child;
 }
 
@@ -153,7 +154,8 @@ absl::StatusOr<std::string> ChildProcess::ReadLine(absl::Duration timeout) {
       buffer_.erase(0, newline + 1);
       return line;
     }
-    if (buffer_.size() > kMaxLineBytes) return FailedPrecondition("a line of more than {} bytes", kMaxLineBytes);
+    if (buffer_.size() > kMaxLineBytes)
+      return FailedPrecondition("a line of more than {} bytes", kMaxLineBytes);
     pollfd poll_fd{stdout_fd_, POLLIN, 0};
     const int ready = poll(&poll_fd, 1, PollTimeout(deadline - absl::Now()));
     if (ready == 0) return absl::DeadlineExceededError("no line of output in time");

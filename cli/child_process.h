@@ -12,16 +12,17 @@
 
 namespace tandem::cli {
 
-// Runs a program found on PATH with our stdin closed and its stdout on our stderr (the caller's stdout is for results).
-// The exit code; 128 + signal if one ended it. kNotFound if there is no such program.
+// Runs a program found on PATH with our stdin closed and its stdout on our stderr (the caller's stdout is for
+// results). The exit code; 128 + signal if one ended it. kNotFound if there is no such program.
 absl::StatusOr<int> RunToEnd(const std::vector<std::string>& command);
 
 // The folder of the running executable: where the other programs lie.
 absl::StatusOr<std::string> ProgramDirectory();
 
-// A child in a process group of its own (a Ctrl-C in the terminal reaches us alone), with stderr shared and stdout
-// piped. The kernel sends it SIGTERM should our process end without notice; for that the thread that starts children
-// must live as long as the process. Not thread-safe. Destroying it kills (SIGKILL) and reaps a child that still runs.
+// A child in a process group of its own (a Ctrl-C in the terminal reaches us alone), with stderr shared and
+// stdout piped. The kernel sends it SIGTERM should our process end without notice; for that the thread that
+// starts children must live as long as the process. Not thread-safe. Destroying it kills (SIGKILL) and reaps
+// a child that still runs.
 class ChildProcess {
  public:
   static absl::StatusOr<ChildProcess> Start(const std::vector<std::string>& command);
@@ -34,8 +35,8 @@ class ChildProcess {
   // Readable (poll) once the child has ended.
   int pid_fd() const { return pid_fd_; }
 
-  // The next line of its output without the newline. kDeadlineExceeded after `timeout`, kUnavailable if it ended first
-  // (its exit code is then in exit_code()).
+  // The next line of its output without the newline. kDeadlineExceeded after `timeout`, kUnavailable if it
+  // ended first (its exit code is then in exit_code()).
   absl::StatusOr<std::string> ReadLine(absl::Duration timeout);
 
   void Signal(int signal) const;

@@ -26,7 +26,8 @@ bool IsReady(const Address& http) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EngineAccess>> EngineAccess::Open(const std::string& http, const std::string& model,
+absl::StatusOr<std::unique_ptr<EngineAccess>> EngineAccess::Open(const std::string& http,
+                                                                 const std::string& model,
                                                                  const std::vector<ProcessFlag>& flags) {
   std::unique_ptr<EngineAccess> access(new EngineAccess);
   if (!http.empty()) {
@@ -42,7 +43,8 @@ absl::StatusOr<std::unique_ptr<EngineAccess>> EngineAccess::Open(const std::stri
   Supervisor::Options options;
   const std::string name = model.empty() ? kDefaultModel : model;
   ASSIGN_OR_RETURN(options.model, ResolveOrPull(name, std::cerr));
-  options.model_name = FindNamedModel(name) != nullptr ? name : std::filesystem::path(options.model).stem().string();
+  options.model_name =
+      FindNamedModel(name) != nullptr ? name : std::filesystem::path(options.model).stem().string();
   options.http = options.grpc = Address{"127.0.0.1", 0, ""};
   options.flags = {{"verifier", "drain-delay", "0s"},
                    {"gateway", "drain-delay", "0s"},

@@ -11,8 +11,9 @@ namespace tandem::cli {
 
 class EngineAccess {
  public:
-  // With `http` set it must answer there. Otherwise a ready gateway at the default address is taken if `model` is empty,
-  // and else verifier and gateway are started on free ports with `model` (default model if empty), pulled if missing.
+  // With `http` set it must answer there. Otherwise a ready gateway at the default address is taken if
+  // `model` is empty, and else verifier and gateway are started on free ports with `model` (default model if
+  // empty), pulled if missing.
   static absl::StatusOr<std::unique_ptr<EngineAccess>> Open(const std::string& http, const std::string& model,
                                                             const std::vector<ProcessFlag>& flags);
   ~EngineAccess();

@@ -8,8 +8,8 @@ namespace tandem::cli {
 
 class EventStream {
  public:
-  // Calls on_data for each event that `bytes` completes, with its data (lines joined by newlines). Comments and other
-  // fields are passed over.
+  // Calls on_data for each event that `bytes` completes, with its data (lines joined by newlines). Comments
+  // and other fields are passed over.
   template <typename F>
   void Push(std::string_view bytes, const F& on_data) {
     buffer_.append(bytes);

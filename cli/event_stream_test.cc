@@ -14,7 +14,8 @@ TEST(EventStreamTest, JoinsEventsHoweverTheBytesArrive) {
     EventStream stream;
     std::vector<std::string> events;
     for (size_t i = 0; i < bytes.size(); i += piece) {
-      stream.Push(std::string_view(bytes).substr(i, piece), [&](std::string_view data) { events.emplace_back(data); });
+      stream.Push(std::string_view(bytes).substr(i, piece),
+                  [&](std::string_view data) { events.emplace_back(data); });
     }
     EXPECT_THAT(events, testing::ElementsAre("{\"a\":1}", "x\ny", "[DONE]"));
   }

@@ -43,7 +43,8 @@ struct HttpClient::Connection {
   }
 };
 
-HttpClient::HttpClient(Address server, absl::Duration timeout) : server_(std::move(server)), timeout_(timeout) {}
+HttpClient::HttpClient(Address server, absl::Duration timeout)
+    : server_(std::move(server)), timeout_(timeout) {}
 HttpClient::~HttpClient() = default;
 
 absl::StatusOr<HttpClient::Connection*> HttpClient::Open() {
@@ -54,7 +55,8 @@ absl::StatusOr<HttpClient::Connection*> HttpClient::Open() {
   tcp::resolver resolver(connection->io);
   const auto endpoints = resolver.resolve(server_.host, std::to_string(server_.port), error);
   if (error) return ToStatus(error, "resolve " + server_.host);
-  error = connection->Do(timeout_, [&](auto done) { connection->stream.async_connect(endpoints, std::move(done)); });
+  error = connection->Do(timeout_,
+                         [&](auto done) { connection->stream.async_connect(endpoints, std::move(done)); });
   if (error) return ToStatus(error, "connect to " + server_.ToString());
   connection->stream.socket().set_option(tcp::no_delay(true), error);
   connection_ = std::move(connection);
@@ -86,11 +88,12 @@ absl::StatusOr<HttpAnswer> HttpClient::Post(const std::string& path, const nlohm
   return Ask(http::verb::post, path, &body);
 }
 
-absl::StatusOr<HttpAnswer> HttpClient::Ask(boost::beast::http::verb verb, const std::string& path, const nlohmann::json* body) {
+absl::StatusOr<HttpAnswer> HttpClient::Ask(boost::beast::http::verb verb, const std::string& path,
+                                           const nlohmann::json* body) {
   ASSIGN_OR_RETURN(Connection * connection, Open());
   const auto request = MakeRequest(verb, server_, path, body);
-  beast::error_code error =
-      connection->Do(timeout_, [&](auto done) { http::async_write(connection->stream, request, std::move(done)); });
+  beast::error_code error = connection->Do(
+      timeout_, [&](auto done) { http::async_write(connection->stream, request, std::move(done)); });
   http::response_parser<http::string_body> parser;
   parser.body_limit(kMaxAnswerBytes);
   if (!error) {
@@ -108,8 +111,8 @@ absl::Status HttpClient::Stream(const std::string& path, const nlohmann::json& b
   ASSIGN_OR_RETURN(Connection * connection, Open());
   const std::string what = "POST " + path;
   const auto request = MakeRequest(http::verb::post, server_, path, &body);
-  beast::error_code error =
-      connection->Do(timeout_, [&](auto done) { http::async_write(connection->stream, request, std::move(done)); });
+  beast::error_code error = connection->Do(
+      timeout_, [&](auto done) { http::async_write(connection->stream, request, std::move(done)); });
   http::response_parser<http::buffer_body> parser;
   parser.body_limit(kMaxAnswerBytes);
   if (!error) {
@@ -164,8 +167,8 @@ absl::Status HttpClient::Stream(const std::string& path, const nlohmann::json& b
 
 std::string ErrorMessage(const HttpAnswer& answer) {
   const auto json = nlohmann::json::parse(answer.body, nullptr, /*allow_exceptions=*/false);
-  if (json.is_object() && json.contains("error") && json["error"].is_object() && json["error"].contains("message") &&
-      json["error"]["message"].is_string()) {
+  if (json.is_object() && json.contains("error") && json["error"].is_object() &&
+      json["error"].contains("message") && json["error"]["message"].is_string()) {
     return json["error"]["message"].get<std::string>();
   }
   return answer.body.substr(0, 200);

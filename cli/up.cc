@@ -41,17 +41,19 @@ int UpMain(int argc, const char* const* argv) {
   std::string model = kDefaultModel, ask;
   std::vector<std::string> settings;
   absl::Duration stop_timeout = absl::Seconds(45);
-  OptionParser parser(kProgram,
-                      "Starts verifier and gateway, restarts what dies, and stops both on Ctrl-C or SIGTERM.");
+  OptionParser parser(
+      kProgram, "Starts verifier and gateway, restarts what dies, and stops both on Ctrl-C or SIGTERM.");
   parser.AddString("model", &model, "a model file or directory, or a name that is pulled if missing");
   parser.AddAddress("http", &options.http, "where clients reach the OpenAI API; port 0: any free port");
   parser.AddAddress("grpc", &options.grpc, "where clients reach the gRPC API; port 0: any free port");
-  parser.AddStringList("set", &settings, "PROCESS.FLAG=VALUE: a flag for verifier or gateway (see their --help)");
+  parser.AddStringList("set", &settings,
+                       "PROCESS.FLAG=VALUE: a flag for verifier or gateway (see their --help)");
   parser.AddDuration("stop-timeout", &stop_timeout, absl::Seconds(1), absl::Hours(1),
                      "how long running requests may take to end after Ctrl-C");
   parser.AddString("ask", &ask, "a question to answer on the terminal once ready");
   if (const auto code = parser.Parse(argc, argv)) return *code;
-  // On one machine nobody polls readiness before routing, so draining need not wait for that; --set may say otherwise.
+  // On one machine nobody polls readiness before routing, so draining need not wait for that; --set may say
+  // otherwise.
   options.flags = {{"verifier", "drain-delay", "0s"}, {"gateway", "drain-delay", "0s"}};
   for (const std::string& setting : settings) {
     const absl::StatusOr<ProcessFlag> flag = ParseProcessFlag(setting);
@@ -67,7 +69,8 @@ int UpMain(int argc, const char* const* argv) {
   const absl::StatusOr<std::string> path = ResolveOrPull(model, std::cerr);
   if (!path.ok()) return ReportStartFault(kProgram, path.status());
   options.model = *path;
-  options.model_name = FindNamedModel(model) != nullptr ? model : std::filesystem::path(*path).stem().string();
+  options.model_name =
+      FindNamedModel(model) != nullptr ? model : std::filesystem::path(*path).stem().string();
   if (parser.check_config()) return 0;
 
   const int wake_fd = eventfd(0, EFD_CLOEXEC);
@@ -86,7 +89,8 @@ int UpMain(int argc, const char* const* argv) {
     if (const absl::Status status = Ask(supervisor.http(), ask); !status.ok()) {
       std::cerr << kProgram << ": " << status.message() << "\n";
     }
-    std::cout << "serving until Ctrl-C; try: tandem chat --http " << supervisor.http().ToString() << std::endl;
+    std::cout << "serving until Ctrl-C; try: tandem chat --http " << supervisor.http().ToString()
+              << std::endl;
   }
   supervisor.Run(wake_fd);
   supervisor.Stop(stop_timeout);

@@ -1,7 +1,8 @@
 // Models that have a name, and where their files lie on this machine.
 //
 // A name stands for one exact file (its SHA-256 is part of this table), kept under
-// $XDG_CACHE_HOME/tandem/models/<name>/ (default ~/.cache). `tandem pull` puts it there; everything else only looks.
+// $XDG_CACHE_HOME/tandem/models/<name>/ (default ~/.cache). `tandem pull` puts it there; everything else only
+// looks.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@ namespace tandem {
 
 struct NamedModel {
   const char* name;
-  const char* file;     // its name in the cache
-  const char* sha256;   // lower-case hex
+  const char* file;    // its name in the cache
+  const char* sha256;  // lower-case hex
   int64_t bytes;
   const char* package;  // the PyPI package whose wheel holds the file
   const char* description;
@@ -26,7 +27,8 @@ inline constexpr const char* kDefaultModel = "smollm2-135m";
 std::span<const NamedModel> NamedModels();
 const NamedModel* FindNamedModel(const std::string& name);  // nullptr if there is none
 
-// The cache directory of one model, which need not exist. kFailedPrecondition if neither XDG_CACHE_HOME nor HOME is set.
+// The cache directory of one model, which need not exist. kFailedPrecondition if neither XDG_CACHE_HOME nor
+// HOME is set.
 absl::StatusOr<std::string> ModelDirectory(const NamedModel& model);
 
 // A path that exists stands for itself, a name for its file in the cache. kNotFound says what to do.
