@@ -16,7 +16,8 @@ double SumOfExp(std::span<const float> logits, float max) {
   double lanes[kLanes] = {};
   size_t v = 0;
   for (; v + kLanes <= logits.size(); v += kLanes) {
-    const float* z = &logits[v];  // a pointer: the bounds checks of a span keep the loop from being vectorised
+    const float* z =
+        &logits[v];  // a pointer: the bounds checks of a span keep the loop from being vectorised
     float terms[kLanes];
     for (size_t j = 0; j < kLanes; ++j) terms[j] = ExactExpF(z[j] - max);
     for (size_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(terms[j]);
