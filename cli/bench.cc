@@ -10,6 +10,7 @@
 #include "cli/load_generator.h"
 #include "common/base/options.h"
 #include "common/base/status.h"
+#include "nlohmann/json.hpp"
 
 namespace tandem::cli {
 namespace {

@@ -106,7 +106,7 @@ int64_t CheckModel(Findings& findings, const std::string& name) {
   }
   const auto checkpoint = formats::Checkpoint::Open(*path);
   if (!checkpoint.ok()) {
-    findings.Problem(fmt::format("model {}: {}", name, checkpoint.status().message()),
+    findings.Problem(fmt::format("model {}: {}", name, std::string(checkpoint.status().message())),
                      "use a model that the README lists as supported");
     return 0;
   }
