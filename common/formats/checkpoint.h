@@ -39,16 +39,19 @@ class Checkpoint {
 
   // Tensors under Hugging Face names, also for GGUF ("model.layers.3.mlp.up_proj.weight",
   // "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"). kNotFound if absent,
-  // kInvalidArgument if of another shape.
+  // kInvalidArgument if of another shape. Open has made sure that all tensors of config() are there, of its
+  // shapes and of types that Dequantize knows; lm_head.weight is there exactly if the embedding is not tied.
+  // The view keeps the file's own name.
   virtual absl::StatusOr<TensorView> Tensor(const std::string& name,
                                             const std::vector<int64_t>& shape) const = 0;
   virtual bool HasTensor(const std::string& name) const = 0;
   virtual RowOrder QkRowOrder() const = 0;
 
-  // SHA-256 (hex) over the lines "name dtype shape sha256-of-raw-bytes" sorted by name, names, dtypes and
-  // shapes as stored in the file. Reads the whole file; computed at the first call.
+  // SHA-256 (hex) over the lines "name dtype shape sha256-of-raw-bytes" (each ended by a newline) sorted by
+  // name; names, dtypes and shapes as stored in the file, shapes spelled "[576,1536]". All tensors of the
+  // file count, also those that the model does not use. Reads the whole file; computed at the first call.
   virtual const std::string& Fingerprint() const = 0;
-  virtual int64_t TensorBytes() const = 0;
+  virtual int64_t TensorBytes() const = 0;  // of those the model uses
 
   // Where the tokenizer and the chat template come from: GGUF metadata, or tokenizer.json and
   // chat_template.jinja / tokenizer_config.json. Exactly one of gguf and tokenizer_json is set when there is

@@ -48,6 +48,8 @@ absl::Status RefuseUnsupported(const GgufFile& file, const std::string& prefix, 
     ASSIGN_OR_RETURN(const int64_t value, IntOr(file, prefix + key, 0));
     if (value != 0) return Unimplemented("{}{} is {}, which is not supported", prefix, key, value);
   }
+  ASSIGN_OR_RETURN(const int64_t num_parts, IntOr(file, "split.count", 1));
+  if (num_parts > 1) return Unimplemented("is one of {} parts; join them into one file", num_parts);
   return absl::OkStatus();
 }
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <optional>
 #include <set>
 #include <type_traits>
 #include <utility>
@@ -22,104 +21,37 @@ constexpr uint64_t kMaxKeyBytes = 65'535;  // from the format's specification
 constexpr uint64_t kMaxNameBytes = 255;    // longer than any known file's; ggml itself stops at 63
 constexpr uint32_t kMaxDimensions = 4;
 constexpr int64_t kMinAlignment = 8, kMaxAlignment = 1 << 20, kDefaultAlignment = 32;
-// Over all arrays of one file, so that a file of bytes cannot make us hold 32 times its size. Vocabularies:
-// 10^6.
+// Over all arrays of one file: an element takes up to 32 bytes here but perhaps one in the file. Large
+// vocabularies with scores, types and merges have 10^6.
 constexpr uint64_t kMaxArrayElements = uint64_t{1} << 25;
 
+// clang-format off
 enum ValueType : uint32_t {
-  kUint8,
-  kInt8,
-  kUint16,
-  kInt16,
-  kUint32,
-  kInt32,
-  kFloat32,
-  kBoolean,
-  kText,
-  kArray,
-  kUint64,
-  kInt64,
-  kFloat64,
+  kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBoolean, kText, kArray, kUint64, kInt64, kFloat64,
+};
+// clang-format on
+
+// ggml's type ids. The gaps are retired and refused as unknown.
+constexpr std::pair<uint32_t, DType> kTensorTypes[] = {
+    {0, DType::kF32},   {1, DType::kF16},   {2, DType::kQ4_0},    {3, DType::kQ4_1},    {6, DType::kQ5_0},
+    {7, DType::kQ5_1},  {8, DType::kQ8_0},  {10, DType::kQ2_K},   {11, DType::kQ3_K},   {12, DType::kQ4_K},
+    {13, DType::kQ5_K}, {14, DType::kQ6_K}, {20, DType::kIQ4_NL}, {23, DType::kIQ4_XS}, {24, DType::kI8},
+    {25, DType::kI16},  {26, DType::kI32},  {27, DType::kI64},    {28, DType::kF64},    {30, DType::kBF16},
+};
+// Types that exist in ggml but not here.
+constexpr std::pair<uint32_t, const char*> kUnsupportedTensorTypes[] = {
+    {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
+    {21, "IQ3_S"}, {22, "IQ2_S"}, {29, "IQ1_M"},   {34, "TQ1_0"},  {35, "TQ2_0"},   {39, "MXFP4"},
 };
 
-// nullopt: no such type (the gaps are ids that ggml has retired).
-std::optional<DType> TensorTypeOf(uint32_t id) {
-  switch (id) {
-    case 0:
-      return DType::kF32;
-    case 1:
-      return DType::kF16;
-    case 2:
-      return DType::kQ4_0;
-    case 3:
-      return DType::kQ4_1;
-    case 6:
-      return DType::kQ5_0;
-    case 7:
-      return DType::kQ5_1;
-    case 8:
-      return DType::kQ8_0;
-    case 10:
-      return DType::kQ2_K;
-    case 11:
-      return DType::kQ3_K;
-    case 12:
-      return DType::kQ4_K;
-    case 13:
-      return DType::kQ5_K;
-    case 14:
-      return DType::kQ6_K;
-    case 20:
-      return DType::kIQ4_NL;
-    case 23:
-      return DType::kIQ4_XS;
-    case 24:
-      return DType::kI8;
-    case 25:
-      return DType::kI16;
-    case 26:
-      return DType::kI32;
-    case 27:
-      return DType::kI64;
-    case 28:
-      return DType::kF64;
-    case 30:
-      return DType::kBF16;
-    default:
-      return std::nullopt;
+absl::StatusOr<DType> TensorTypeOf(uint32_t id) {
+  for (const auto& [known, dtype] : kTensorTypes) {
+    if (id == known) return dtype;
   }
-}
-
-// Types that exist in ggml but not here.
-const char* UnsupportedTensorType(uint32_t id) {
-  switch (id) {
-    case 9:
-      return "Q8_1";
-    case 15:
-      return "Q8_K";
-    case 16:
-      return "IQ2_XXS";
-    case 17:
-      return "IQ2_XS";
-    case 18:
-      return "IQ3_XXS";
-    case 19:
-      return "IQ1_S";
-    case 21:
-      return "IQ3_S";
-    case 22:
-      return "IQ2_S";
-    case 29:
-      return "IQ1_M";
-    case 34:
-      return "TQ1_0";
-    case 35:
-      return "TQ2_0";
-    case 39:
-      return "MXFP4";
-    default:
-      return nullptr;
+  for (const auto& [known, name] : kUnsupportedTensorTypes) {
+    if (id == known) return Unimplemented("tensor type `{}` is not supported", name);
   }
+  return InvalidArgument("unknown tensor type {}", id);
 }
 
 // One tensor's description, its offset not yet checked.
@@ -348,21 +280,16 @@ class Parser {
     std::reverse(info.view.shape.begin(), info.view.shape.end());
 
     ASSIGN_OR_RETURN(const uint32_t type, in_.Read<uint32_t>("the type"));
-    const std::optional<DType> dtype = TensorTypeOf(type);
-    if (!dtype.has_value()) {
-      const char* unsupported = UnsupportedTensorType(type);
-      if (unsupported != nullptr) return Unimplemented("tensor type `{}` is not supported", unsupported);
-      return InvalidArgument("unknown tensor type {}", type);
-    }
-    info.view.dtype = *dtype;
-    if (info.view.row_elements() % BlockElements(*dtype) != 0) {
+    ASSIGN_OR_RETURN(const DType dtype, TensorTypeOf(type));
+    info.view.dtype = dtype;
+    if (info.view.row_elements() % BlockElements(dtype) != 0) {
       return InvalidArgument("rows of {} elements are not whole {} blocks of {}", info.view.row_elements(),
-                             DTypeName(*dtype), BlockElements(*dtype));
+                             DTypeName(dtype), BlockElements(dtype));
     }
-    if (__builtin_mul_overflow(static_cast<uint64_t>(num_elements / BlockElements(*dtype)),
-                               static_cast<uint64_t>(BlockBytes(*dtype)), &info.bytes)) {
+    if (__builtin_mul_overflow(static_cast<uint64_t>(num_elements / BlockElements(dtype)),
+                               static_cast<uint64_t>(BlockBytes(dtype)), &info.bytes)) {
       return InvalidArgument("{} elements of type {} take more than 2^64 bytes", num_elements,
-                             DTypeName(*dtype));
+                             DTypeName(dtype));
     }
     ASSIGN_OR_RETURN(info.offset, in_.Read<uint64_t>("the offset"));
     return info;

@@ -84,7 +84,7 @@ absl::StatusOr<ModelFamily> ParseFamily(const json& config) {
 
 // Whatever changes the computation and is not built is refused: a model half understood would speak nonsense.
 absl::Status RefuseUnsupported(const json& config) {
-  for (const char* field : {"attention_bias", "mlp_bias", "use_sliding_window"}) {
+  for (const char* field : {"attention_bias", "mlp_bias", "use_sliding_window", "rope_interleaved"}) {
     ASSIGN_OR_RETURN(const bool set, BoolOr(config, field, false));
     if (set) return Unimplemented("{} is true, which is not supported", field);
   }

@@ -96,6 +96,7 @@ TEST(HuggingFaceConfig, RefusesWhatWouldChangeTheComputation) {
       {"attention_bias", true},
       {"mlp_bias", true},
       {"use_sliding_window", true},
+      {"rope_interleaved", true},
       {"hidden_act", "gelu"},
       {"quantization_config", {{"quant_method", "gptq"}}},
       {"layer_types", {"full_attention", "sliding_attention"}},

@@ -1,5 +1,6 @@
 // The container parsers on damaged copies of healthy files: every cut, every flipped bit of the headers. Each
 // copy lies in a block of exactly its size, so that the address sanitizer sees any read outside.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +11,7 @@
 #include "common/formats/gguf_config.h"
 #include "common/formats/gguf_parser.h"
 #include "common/formats/safetensors_parser.h"
+#include "common/formats/test_files.h"
 #include "tests/support/golden.h"
 
 namespace tandem::formats {
@@ -26,16 +28,6 @@ class ExactCopy {
  private:
   std::unique_ptr<std::byte[]> bytes_;
   size_t size_;
-};
-
-class MemoryGguf : public GgufFile {
- public:
-  explicit MemoryGguf(GgufContents contents) : contents_(std::move(contents)) {}
-  const std::map<std::string, GgufValue>& metadata() const override { return contents_.metadata; }
-  const std::map<std::string, TensorView>& tensors() const override { return contents_.tensors; }
-
- private:
-  const GgufContents contents_;
 };
 
 std::string Healthy(const char* name) {
@@ -127,6 +119,36 @@ TEST(SafetensorsParser, SurvivesEveryFlippedBitAndByteOfTheHeader) {
     text[i] = original;
   }
   EXPECT_TRUE(ReadSafetensors(text));
+}
+
+TEST(SafetensorsParser, AcceptsScalarsAndEmptyTensors) {
+  const ExactCopy file(
+      SafetensorsText({{"empty", {0, 3}}, {"matrix", {2, 3}}, {"scalar", {}}, {"vacant", {3, 0}}}));
+  const auto tensors = ParseSafetensors(file.span());
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  EXPECT_EQ(tensors->at("scalar").num_elements(), 1);
+  EXPECT_EQ(tensors->at("scalar").num_rows(), 1);
+  EXPECT_EQ(tensors->at("empty").num_rows(), 0);
+  EXPECT_EQ(tensors->at("vacant").num_rows(), 0);
+  EXPECT_EQ(tensors->at("matrix").row(1).size(), 12);
+}
+
+TEST(SafetensorsParser, NamesTypesThatAreNotSupported) {
+  const ExactCopy file(SafetensorsText({{"a", {1}, "U32"}}));
+  const absl::Status status = ParseSafetensors(file.span()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("`U32`"));
+}
+
+TEST(SafetensorsParser, BoundsTheNumberOfTensors) {
+  std::vector<TestTensor> tensors;
+  for (int i = 0; i < 65'537; ++i) tensors.push_back({fmt::format("t{}", i), {0}});
+  const ExactCopy too_many(SafetensorsText(tensors));
+  EXPECT_THAT(std::string(ParseSafetensors(too_many.span()).status().message()),
+              ::testing::HasSubstr("65536"));
+  tensors.pop_back();
+  const ExactCopy just_enough(SafetensorsText(tensors));
+  EXPECT_TRUE(ParseSafetensors(just_enough.span()).ok());
 }
 
 }  // namespace

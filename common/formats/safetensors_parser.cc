@@ -135,9 +135,9 @@ absl::StatusOr<std::map<std::string, TensorView>> ParseSafetensors(std::span<con
   if (!text.starts_with('{')) return InvalidArgument("the header does not begin with an opening brace");
   auto header = ParseJson(text, {.max_depth = 4});
   if (!header.ok()) return Annotate(header.status(), "header");
-  if (header->size() > kMaxTensors + 1) {
-    return InvalidArgument("{} tensors, the limit is {}", header->size(), kMaxTensors);
-  }
+  const size_t num_tensors = header->size() - header->count("__metadata__");
+  if (num_tensors > kMaxTensors)
+    return InvalidArgument("{} tensors, the limit is {}", num_tensors, kMaxTensors);
 
   std::vector<Placed> placed;
   for (const auto& [name, entry] : header->items()) {

@@ -1,4 +1,4 @@
-// Files that tests write: safetensors of given shapes, in a directory of their own.
+// Files that tests make: safetensors of given shapes in a directory of their own, GGUF contents in memory.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -8,7 +8,10 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "common/formats/gguf_parser.h"
 
 namespace tandem::formats {
 
@@ -53,5 +56,16 @@ inline std::string SafetensorsText(const std::vector<TestTensor>& tensors, char 
   const uint64_t length = text.size();
   return std::string(reinterpret_cast<const char*>(&length), 8) + text + std::string(offset, fill);
 }
+
+// A GGUF file that never was one.
+class MemoryGguf : public GgufFile {
+ public:
+  explicit MemoryGguf(GgufContents contents) : contents_(std::move(contents)) {}
+  const std::map<std::string, GgufValue>& metadata() const override { return contents_.metadata; }
+  const std::map<std::string, TensorView>& tensors() const override { return contents_.tensors; }
+
+ private:
+  const GgufContents contents_;
+};
 
 }  // namespace tandem::formats

@@ -1,0 +1,115 @@
+#include "common/formats/gguf_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "common/formats/test_files.h"
+
+namespace tandem::formats {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// A small model; tensors are described, their bytes are not needed but for rope_freqs.
+GgufContents Llama() {
+  GgufContents contents;
+  contents.metadata = {
+      {"general.architecture", std::string("llama")},   {"llama.embedding_length", uint64_t{16}},
+      {"llama.feed_forward_length", uint64_t{32}},      {"llama.block_count", uint64_t{1}},
+      {"llama.attention.head_count", uint64_t{4}},      {"llama.context_length", uint64_t{64}},
+      {"llama.attention.layer_norm_rms_epsilon", 1e-5},
+  };
+  contents.tensors["token_embd.weight"] = {"token_embd.weight", DType::kF32, {100, 16}, {}};
+  return contents;
+}
+
+absl::StatusOr<ModelConfig> With(const std::string& key, GgufValue value) {
+  GgufContents contents = Llama();
+  contents.metadata[key] = std::move(value);
+  return ConfigFromGguf(MemoryGguf(std::move(contents)));
+}
+
+TEST(GgufConfig, FillsInWhatFilesLeaveOut) {
+  const auto config = ConfigFromGguf(MemoryGguf(Llama()));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->vocab_size, 100);
+  EXPECT_EQ(config->num_kv_heads, 4);
+  EXPECT_EQ(config->head_dim, 4);
+  EXPECT_EQ(config->rope.theta, 10000.0);
+  EXPECT_TRUE(config->tie_word_embeddings);
+  EXPECT_FALSE(config->bos_token_id.has_value());
+  EXPECT_TRUE(config->eos_token_ids.empty());
+}
+
+TEST(GgufConfig, CollectsEveryTokenThatEndsGeneration) {
+  GgufContents contents = Llama();
+  contents.metadata["tokenizer.ggml.eot_token_id"] = uint64_t{9};
+  contents.metadata["tokenizer.ggml.eos_token_id"] = uint64_t{7};
+  contents.metadata["tokenizer.ggml.eom_token_id"] = uint64_t{9};
+  const auto config = ConfigFromGguf(MemoryGguf(std::move(contents)));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->eos_token_ids, ElementsAre(7, 9));
+}
+
+TEST(GgufConfig, TakesRopeDivisorsFromTheirTensor) {
+  float divisors[] = {1.0f, 8.0f};
+  const auto with = [&](std::vector<int64_t> shape) {
+    GgufContents contents = Llama();
+    contents.tensors["rope_freqs.weight"] = {"rope_freqs.weight", DType::kF32, std::move(shape),
+                                             std::as_bytes(std::span(divisors))};
+    return ConfigFromGguf(MemoryGguf(std::move(contents)));
+  };
+  const auto config = with({2});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->rope.inverse_frequency_divisors, ElementsAre(1.0f, 8.0f));
+  EXPECT_THAT(std::string(with({1, 2}).status().message()), HasSubstr("rope_freqs.weight"));
+  for (const float bad : {0.0f, -1.0f, INFINITY, NAN}) {
+    divisors[1] = bad;
+    EXPECT_THAT(std::string(with({2}).status().message()), HasSubstr("divisor"));
+  }
+}
+
+TEST(GgufConfig, RefusesWhatWouldChangeTheComputation) {
+  const std::pair<const char*, GgufValue> values[] = {
+      {"general.architecture", std::string("qwen2")},
+      {"llama.rope.scaling.type", std::string("yarn")},
+      {"llama.rope.scale_linear", 2.0},
+      {"llama.rope.dimension_count", uint64_t{2}},
+      {"llama.attention.value_length", uint64_t{8}},
+      {"llama.attention.sliding_window", uint64_t{128}},
+      {"llama.expert_count", uint64_t{8}},
+      {"split.count", uint64_t{2}},
+  };
+  for (const auto& [key, value] : values) {
+    EXPECT_EQ(With(key, value).status().code(), absl::StatusCode::kUnimplemented) << key;
+  }
+  EXPECT_TRUE(With("llama.rope.scaling.type", std::string("none")).ok());
+}
+
+TEST(GgufConfig, RefusesValuesOutOfRangeOrOfAnotherType) {
+  const std::pair<const char*, GgufValue> values[] = {
+      {"llama.embedding_length", uint64_t{0}},
+      {"llama.embedding_length", 16.0},
+      {"llama.embedding_length", ~uint64_t{0}},
+      {"llama.embedding_length", int64_t{-16}},
+      {"llama.feed_forward_length", std::vector<int64_t>{32}},  // one for each layer: other models than ours
+      {"llama.vocab_size", uint64_t{1} << 40},
+      {"llama.attention.head_count", int64_t{-4}},
+      {"llama.attention.key_length", uint64_t{5}},
+      {"llama.rope.freq_base", std::nan("")},
+      {"llama.attention.layer_norm_rms_epsilon", uint64_t{1}},
+      {"tokenizer.ggml.eos_token_id", uint64_t{100}},
+      {"tokenizer.ggml.bos_token_id", uint64_t{0xffffffff}},
+      {"tokenizer.ggml.tokens", std::vector<std::string>(101)},
+  };
+  for (const auto& [key, value] : values) {
+    EXPECT_EQ(With(key, value).status().code(), absl::StatusCode::kInvalidArgument) << key;
+  }
+}
+
+}  // namespace
+}  // namespace tandem::formats
