@@ -1,0 +1,301 @@
+#include "gateway/grpc/generation_service.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/server_builder.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "gateway/errors.h"
+#include "gateway/grpc/messages.h"
+#include "google/rpc/error_details.pb.h"
+
+namespace tandem::gateway {
+namespace {
+
+using testing::ElementsAre;
+
+// Hands the sink to the test, which plays the batcher.
+class FakeGenerator : public Generator {
+ public:
+  class FakeGeneration : public Generation {
+   public:
+    explicit FakeGeneration(FakeGenerator& owner) : owner_(owner) {}
+    ~FakeGeneration() override {
+      const std::lock_guard lock(owner_.mutex);
+      ++owner_.ended;
+      owner_.changed.notify_all();
+    }
+    const std::string& request_id() const override { return id_; }
+
+   private:
+    FakeGenerator& owner_;
+    std::string id_ = "r1";
+  };
+
+  absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request, EventSink& sink) override {
+    if (!start_error.ok()) return start_error;
+    last = std::move(request);
+    if (on_start) on_start(sink);
+    const std::lock_guard lock(mutex);
+    this->sink = &sink;
+    changed.notify_all();
+    return std::make_unique<FakeGeneration>(*this);
+  }
+  absl::StatusOr<std::vector<int32_t>> Tokenize(
+      const std::string&, const std::optional<std::string>& text,
+      const std::optional<nlohmann::ordered_json>& messages) override {
+    if (messages) return std::vector<int32_t>{static_cast<int32_t>(messages->size())};
+    return std::vector<int32_t>(text->begin(), text->end());
+  }
+  absl::StatusOr<std::string> Detokenize(const std::string&, const std::vector<int64_t>& ids) override {
+    if (ids.empty()) return error::Required("token_ids");
+    return std::string(ids.begin(), ids.end());
+  }
+  ModelInfo model_info() const override { return {"tiny", {"default"}, 512, 260, "fp", absl::UnixEpoch()}; }
+  bool ready() const override { return true; }
+
+  EventSink& WaitForSink() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return sink != nullptr; });
+    return *sink;
+  }
+  void WaitForEnd() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return ended > 0; });
+  }
+
+  absl::Status start_error;
+  std::function<void(EventSink&)> on_start;
+  GenerationRequest last;
+  std::mutex mutex;
+  std::condition_variable changed;
+  EventSink* sink = nullptr;
+  int ended = 0;
+};
+
+class GenerationServiceTest : public testing::Test {
+ protected:
+  GenerationServiceTest() : service_(generator_, {}) {
+    int port = 0;
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    channel_ = grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials());
+    stub_ = v1::Generation::NewStub(channel_);
+  }
+  ~GenerationServiceTest() override { server_->Shutdown(std::chrono::system_clock::now()); }
+
+  static v1::GenerateRequest TextRequest() {
+    v1::GenerateRequest request;
+    request.set_model("tiny");
+    request.set_text("hello");
+    return request;
+  }
+
+  FakeGenerator generator_;
+  GenerationService service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Generation::Stub> stub_;
+};
+
+Delta MakeDelta(int choice, int first, const std::string& text, std::vector<int> ids) {
+  Delta delta{choice, first, text, {}};
+  for (const int id : ids) delta.tokens.push_back({id, "x", std::nullopt, {}});
+  return delta;
+}
+
+TEST_F(GenerationServiceTest, StreamsStartedDeltasAndFinishedInOrderWithoutGaps) {
+  generator_.on_start = [](EventSink& sink) {
+    sink.OnStarted({"r1", 7, {5}, 2, "fp", "tiny"});
+    sink.OnDelta(MakeDelta(0, 0, "ab", {1, 2}));
+    sink.OnDelta(MakeDelta(0, 2, "c", {3}));
+    sink.OnFinished({0, Finished::Reason::kLength, 5, 3, 0, 0, 0});
+    sink.OnAllFinished();
+  };
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, TextRequest());
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.started().seed(), 7u);
+  EXPECT_EQ(response.started().prompt_tokens(), 5);
+  std::string text;
+  std::vector<int> ids;
+  while (reader->Read(&response) && response.has_delta()) {
+    EXPECT_EQ(response.delta().first_index(), static_cast<int>(ids.size()));
+    text += response.delta().text();
+    ids.insert(ids.end(), response.delta().token_ids().begin(), response.delta().token_ids().end());
+  }
+  EXPECT_EQ(text, "abc");
+  EXPECT_THAT(ids, ElementsAre(1, 2, 3));
+  EXPECT_EQ(response.finished().reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_TRUE(reader->Finish().ok());
+}
+
+TEST_F(GenerationServiceTest, PassesEveryFieldOn) {
+  generator_.on_start = [](EventSink& sink) { sink.OnAllFinished(); };
+  v1::GenerateRequest request;
+  request.set_model("tiny");
+  auto* message = request.mutable_conversation()->add_messages();
+  message->set_role("user");
+  message->set_content("hi");
+  request.set_max_tokens(9);
+  request.set_n(2);
+  request.mutable_sampling()->set_temperature(0.5f);
+  request.mutable_sampling()->set_seed(~uint64_t{0});
+  (*request.mutable_sampling()->mutable_logit_bias())[3] = -1.5f;
+  request.add_stop("x");
+  request.set_num_logprobs(0);
+  request.set_request_id("id-1");
+  grpc::ClientContext context;
+  context.AddMetadata("traceparent", "00-aa-bb-01");
+  const auto reader = stub_->Generate(&context, request);
+  EXPECT_TRUE(reader->Finish().ok());
+  const GenerationRequest& last = generator_.last;
+  EXPECT_EQ(last.api, "grpc");
+  EXPECT_EQ(last.messages->dump(), R"([{"role":"user","content":"hi"}])");
+  EXPECT_EQ(last.max_tokens, 9);
+  EXPECT_EQ(last.n, 2);
+  EXPECT_EQ(last.temperature, 0.5);
+  EXPECT_EQ(last.top_p, std::nullopt);
+  EXPECT_EQ(last.seed, ~uint64_t{0});
+  EXPECT_THAT(last.logit_bias, ElementsAre(std::pair<int64_t, double>(3, -1.5)));
+  EXPECT_THAT(last.stop, ElementsAre("x"));
+  EXPECT_EQ(last.num_logprobs, 0);
+  EXPECT_EQ(last.request_id, "id-1");
+  EXPECT_EQ(last.traceparent, "00-aa-bb-01");
+}
+
+TEST_F(GenerationServiceTest, ErrorsCarryDetails) {
+  generator_.start_error = error::OutOfRange("temperature", "0..2", 3.5);
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, TextRequest());
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "temperature must be in 0..2, got 3.5");
+  google::rpc::Status details;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  google::rpc::ErrorInfo info;
+  google::rpc::BadRequest bad_request;
+  ASSERT_EQ(details.details_size(), 2);
+  ASSERT_TRUE(details.details(0).UnpackTo(&info));
+  ASSERT_TRUE(details.details(1).UnpackTo(&bad_request));
+  EXPECT_EQ(info.reason(), "VALIDATION");
+  EXPECT_EQ(info.domain(), "tandem");
+  EXPECT_EQ(bad_request.field_violations(0).field(), "temperature");
+}
+
+TEST_F(GenerationServiceTest, OverloadSaysWhenToComeBack) {
+  generator_.start_error = error::QueueFull(256, absl::Seconds(2));
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, TextRequest());
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  const auto& trailers = context.GetServerTrailingMetadata();
+  ASSERT_EQ(trailers.count("grpc-retry-pushback-ms"), 1u);
+  EXPECT_EQ(trailers.find("grpc-retry-pushback-ms")->second, "2000");
+}
+
+TEST_F(GenerationServiceTest, BytesThatAreNoMessageAreInvalidArgumentAndDisturbNobody) {
+  std::string deep;  // 150 levels of field 2 (conversation), each holding the next
+  for (int i = 0; i < 150; ++i) {
+    std::string length;
+    for (size_t n = deep.size(); true; n >>= 7) {
+      length += static_cast<char>((n & 127) | (n > 127 ? 128 : 0));
+      if (n <= 127) break;
+    }
+    deep = "\x12" + length + deep;
+  }
+  grpc::GenericStub stub(channel_);
+  for (const std::string& bytes :
+       {std::string("\xff\xff\xff"), std::string("\x0a\x7fshort"), std::string("\x0a\x02\xc3\x28")}) {
+    const grpc::Slice slice(bytes);
+    const grpc::ByteBuffer request(&slice, 1);
+    grpc::ByteBuffer response;
+    grpc::ClientContext context;
+    absl::Notification done;
+    grpc::Status result;
+    stub.UnaryCall(&context, "/tandem.v1.Generation/Tokenize", grpc::StubOptions(), &request, &response,
+                   [&](grpc::Status status) {
+                     result = std::move(status);
+                     done.Notify();
+                   });
+    done.WaitForNotification();
+    EXPECT_EQ(result.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << testing::PrintToString(bytes);
+    EXPECT_THAT(result.error_message(), testing::HasSubstr("tandem.v1.TokenizeRequest"));
+  }
+  const grpc::Slice slice(deep);
+  v1::GenerateRequest message;
+  EXPECT_TRUE(absl::IsInvalidArgument(ParseMessage(grpc::ByteBuffer(&slice, 1), message)) ||
+              message.has_conversation());
+
+  grpc::ClientContext context;
+  v1::TokenizeRequest request;
+  request.set_text("ab");
+  v1::TokenizeResponse response;
+  ASSERT_TRUE(stub_->Tokenize(&context, request, &response).ok());
+  EXPECT_THAT(response.token_ids(), ElementsAre('a', 'b'));
+  EXPECT_EQ(response.max_model_len(), 512);
+}
+
+TEST_F(GenerationServiceTest, ARequestWithoutInputIsRefusedByName) {
+  v1::GenerateRequest request;
+  request.set_model("tiny");
+  grpc::ClientContext context;
+  const grpc::Status status = stub_->Generate(&context, request)->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "input is required");
+}
+
+TEST_F(GenerationServiceTest, ACancelledStreamEndsItsGeneration) {
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, TextRequest());
+  generator_.WaitForSink().OnStarted({"r1", 7, {5}, 0, "fp", "tiny"});
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(service_.open_streams(), 1);
+  context.TryCancel();
+  generator_.WaitForEnd();
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(GenerationServiceTest, AnErrorAfterTheStartEndsTheStreamBehindItsDeltas) {
+  generator_.on_start = [](EventSink& sink) {
+    sink.OnStarted({"r1", 7, {5}, 0, "fp", "tiny"});
+    sink.OnDelta(MakeDelta(0, 0, "ab", {1, 2}));
+    sink.OnError(error::BackendLost(2));
+  };
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, TextRequest());
+  v1::GenerateResponse response;
+  int messages = 0;
+  while (reader->Read(&response)) ++messages;
+  EXPECT_EQ(messages, 2);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GenerationServiceTest, ListsModelsAndDetokenizes) {
+  grpc::ClientContext context;
+  v1::ListModelsResponse models;
+  ASSERT_TRUE(stub_->ListModels(&context, {}, &models).ok());
+  ASSERT_EQ(models.models_size(), 1);
+  EXPECT_EQ(models.models(0).id(), "tiny");
+  EXPECT_THAT(models.models(0).aliases(), ElementsAre("default"));
+
+  grpc::ClientContext second;
+  v1::DetokenizeRequest request;
+  request.add_token_ids('h');
+  v1::DetokenizeResponse text;
+  ASSERT_TRUE(stub_->Detokenize(&second, request, &text).ok());
+  EXPECT_EQ(text.text(), "h");
+}
+
+}  // namespace
+}  // namespace tandem::gateway
