@@ -25,21 +25,26 @@
 namespace tandem::models {
 
 struct ModelOptions {
-  // How linear layers and the embedding are held; absent = what the file holds without loss
-  // (kernels::LosslessWeightType), which for quantised files is about the file's own width.
+  // How linear layers and the embedding are held; absent = chosen per tensor (weight_policy.h): what the file
+  // holds without loss, which for quantised files is about the file's own width.
   std::optional<kernels::WeightType> weight_type;
   kernels::ActivationType activation_type = kernels::ActivationType::kInt8;
   kernels::KvType kv_type = kernels::KvType::kBF16;
-  int max_step_tokens = 512;  // rows of one Forward
-  int max_logits_rows = 256;  // of which with logits
-  // Highest position + 1 that Forward accepts; 0 = the model's own context. Sizes the rotary tables.
+  int max_step_tokens = 512;  // rows of one Forward, 1 to kMaxStepTokens
+  int max_logits_rows = 256;  // of which with logits, 1 to kMaxStepTokens; above max_step_tokens of no use
+  int max_taps = 8;           // tapped layers of one Forward, 0 to kMaxTaps; above layers + 1 of no use
+  // Highest position + 1 that Forward accepts; 0 = the model's own context, which is also the limit. Sizes
+  // the rotary tables.
   int max_positions = 0;
 };
+
+inline constexpr int kMaxStepTokens = 65536;
+inline constexpr int kMaxTaps = 1024;
 
 // The flattened ragged batch of one step. Rows of a sequence are consecutive and in ascending position;
 // sequences follow each other without gaps, so that row i belongs to exactly one entry of `sequences`.
 struct Batch {
-  std::span<const int32_t> tokens;                   // [T], each < vocab_size
+  std::span<const int32_t> tokens;                   // [T], T >= 1, each < vocab_size
   std::span<const int32_t> positions;                // [T]; agrees with sequences[].first_position
   std::span<const kernels::SequenceRows> sequences;  // block tables cover every position written or read
   std::span<const int32_t> logits_rows;              // row numbers, ascending; several per sequence allowed
@@ -60,18 +65,22 @@ class Model {
 
   virtual const formats::ModelConfig& config() const = 0;
   virtual kernels::KvLayout kv_layout() const = 0;
-  virtual const ModelOptions& options() const = 0;  // max_positions resolved
-  // Everything about the arithmetic that results depend on: device kind, kernel version, weight, activation and KV
-  // types, e.g. "cpu-1/q4+int8/int8/bf16". The dispatch target is not part of it: bits are equal on all of them.
+  virtual const ModelOptions& options() const = 0;  // resolved: what Forward holds to
+  // Everything about the arithmetic that results depend on: device kind and kernel version, weight types in
+  // use ("~": rounded from what the file holds), activation and KV types, e.g. "cpu-1/q4+int8/int8/bf16".
+  // The dispatch target is not part of it: bits are equal on all of them.
   virtual std::string NumericsId() const = 0;
-  virtual int64_t WeightBytes() const = 0;
+  virtual int64_t WeightBytes() const = 0;  // packed, in memory
 
-  // Computes K and V of every row into `cache` and fills `outputs`. Sizes within options(), CHECKed.
+  // Computes K and V of every row into `cache` and fills `outputs`. What a row gets depends on nothing but
+  // its own sequence's tokens, bit for bit. A batch against the rules above or beyond options() ends the
+  // process (TANDEM_CHECK).
   virtual void Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outputs) = 0;
 };
 
-// Packs the checkpoint's weights. Borrows `pool`; copies what it needs of the checkpoint, which may be closed
-// after.
+// Packs the checkpoint's weights. Borrows `pool`, which must outlive the model; copies what it needs of the
+// checkpoint, which may be closed after. kInvalidArgument names the option or tensor that is out of range,
+// kUnimplemented a shape the kernels cannot do, kResourceExhausted memory that cannot be had.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const formats::Checkpoint& checkpoint,
                                                  const ModelOptions& options, ThreadPool& pool);
 

@@ -1,0 +1,205 @@
+#include "common/models/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/kernels/attention.h"
+#include "common/kernels/elementwise.h"
+
+namespace tandem::models {
+namespace {
+
+// Device kind and kernel version. The number goes up whenever a kernel's arithmetic changes (gemm.h,
+// attention.h, elementwise.h, math.h, the packing of weights) or the steps below do.
+constexpr const char* kKernelVersion = "cpu-1";
+
+std::vector<kernels::KvLayerShape> KvShapes(const formats::ModelConfig& config) {
+  return std::vector<kernels::KvLayerShape>(
+      config.num_layers, {static_cast<int>(config.num_kv_heads), static_cast<int>(config.head_dim)});
+}
+
+}  // namespace
+
+Decoder::Decoder(const formats::ModelConfig& config, const ModelOptions& options, ThreadPool& pool)
+    : config_(config),
+      options_(options),
+      pool_(pool),
+      hidden_(static_cast<int>(config.hidden_size)),
+      heads_(static_cast<int>(config.num_heads)),
+      kv_heads_(static_cast<int>(config.num_kv_heads)),
+      head_dim_(static_cast<int>(config.head_dim)),
+      intermediate_(static_cast<int>(config.intermediate_size)),
+      vocab_(static_cast<int>(config.vocab_size)),
+      kv_layout_(kernels::KvLayout::Create(options.kv_type, KvShapes(config))) {}
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const formats::Checkpoint& checkpoint,
+                                                         const ModelOptions& options, ThreadPool& pool) {
+  const formats::ModelConfig& config = checkpoint.config();
+  std::unique_ptr<Decoder> decoder(new Decoder(config, options, pool));
+  const ThreadPool::Active active(pool);
+  ASSIGN_OR_RETURN(decoder->rope_,
+                   RopeTables::Create(config.rope, config.head_dim, options.max_positions, pool));
+  ASSIGN_OR_RETURN(decoder->weights_, DecoderWeights::Load(checkpoint, options, pool));
+  RETURN_IF_ERROR(decoder->Allocate());
+  return decoder;
+}
+
+absl::Status Decoder::Allocate() {
+  const int64_t rows = options_.max_step_tokens, logits_rows = options_.max_logits_rows;
+  const int64_t q_size = rows * heads_ * head_dim_, kv_size = rows * kv_heads_ * head_dim_;
+  const std::vector<std::pair<float**, int64_t>> arrays = {
+      {&buffers_.x, rows * hidden_},
+      {&buffers_.normed, rows * hidden_},
+      {&buffers_.q, q_size},
+      {&buffers_.k, kv_size},
+      {&buffers_.v, kv_size},
+      {&buffers_.attended, q_size},
+      {&buffers_.gate, rows * intermediate_},
+      {&buffers_.up, rows * intermediate_},
+      {&buffers_.branch, rows * hidden_},
+      {&buffers_.last, logits_rows * hidden_},
+      {&buffers_.logits, logits_rows * vocab_},
+      {&buffers_.taps, options_.max_taps * rows * hidden_},
+  };
+  std::vector<int64_t> sizes;
+  for (const auto& [view, size] : arrays) sizes.push_back(size);
+  ASSIGN_OR_RETURN(work_area_, WorkArea::Create(sizes));
+  for (size_t i = 0; i < arrays.size(); ++i) *arrays[i].first = work_area_.array(static_cast<int>(i));
+
+  const int max_rows = static_cast<int>(std::max(rows, logits_rows));
+  const int max_cols = std::max({hidden_, heads_ * head_dim_, intermediate_});
+  try {
+    activations_ = std::make_unique<kernels::Activations>(max_rows, max_cols, options_.activation_type);
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted("no memory for activations of {} rows of {}", max_rows, max_cols);
+  }
+  return absl::OkStatus();
+}
+
+std::string Decoder::NumericsId() const {
+  return fmt::format("{}/{}/{}/{}", kKernelVersion, weights_.type_names,
+                     kernels::ActivationTypeName(options_.activation_type),
+                     kernels::KvTypeName(options_.kv_type));
+}
+
+void Decoder::Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outputs) {
+  CheckBatch(batch, cache);
+  const ThreadPool::Active active(pool_);
+  outputs.taps.clear();
+
+  kernels::EmbeddingLookup(weights_.embedding, batch.tokens, buffers_.x, pool_);
+  Tap(-1, batch, outputs);
+  for (int layer = 0; layer < static_cast<int>(config_.num_layers); ++layer) {
+    AttentionBranch(layer, batch, cache);
+    FeedForwardBranch(layer, batch);
+    Tap(layer, batch, outputs);
+  }
+  Logits(batch, outputs);
+}
+
+void Decoder::AttentionBranch(int layer, const Batch& batch, kernels::KvCache& cache) {
+  const DecoderLayerWeights& w = weights_.layers[layer];
+  const Buffers& b = buffers_;
+  const int tokens = static_cast<int>(batch.tokens.size());
+  const int q_width = heads_ * head_dim_, kv_width = kv_heads_ * head_dim_;
+
+  kernels::RmsNorm(b.x, w.attention_norm, config_.rms_norm_eps, tokens, b.normed, pool_);
+  activations_->Load({b.normed, static_cast<size_t>(tokens) * hidden_}, tokens, hidden_, pool_);
+  kernels::GemmMany(*activations_, {{{&w.q, b.q}, {&w.k, b.k}, {&w.v, b.v}}}, pool_);
+  if (!w.q_norm.empty()) {
+    kernels::RmsNormHeads(b.q, q_width, tokens, heads_, w.q_norm, config_.rms_norm_eps, pool_);
+    kernels::RmsNormHeads(b.k, kv_width, tokens, kv_heads_, w.k_norm, config_.rms_norm_eps, pool_);
+  }
+  kernels::Rope(b.q, q_width, batch.positions, heads_, head_dim_, rope_.cos.data(), rope_.sin.data(), pool_);
+  kernels::Rope(b.k, kv_width, batch.positions, kv_heads_, head_dim_, rope_.cos.data(), rope_.sin.data(),
+                pool_);
+  kernels::WriteKv(b.k, b.v, kv_width, layer, batch.sequences, cache, pool_);
+  kernels::Attention(b.q, q_width, layer, batch.sequences, cache, heads_,
+                     1.0f / std::sqrt(static_cast<float>(head_dim_)), b.attended, q_width, pool_);
+  activations_->Load({b.attended, static_cast<size_t>(tokens) * q_width}, tokens, q_width, pool_);
+  kernels::Gemm(*activations_, w.o, b.branch, hidden_, pool_);
+  kernels::AddInPlace(b.x, b.branch, int64_t{tokens} * hidden_, pool_);
+}
+
+void Decoder::FeedForwardBranch(int layer, const Batch& batch) {
+  const DecoderLayerWeights& w = weights_.layers[layer];
+  const Buffers& b = buffers_;
+  const int tokens = static_cast<int>(batch.tokens.size());
+
+  kernels::RmsNorm(b.x, w.feed_forward_norm, config_.rms_norm_eps, tokens, b.normed, pool_);
+  activations_->Load({b.normed, static_cast<size_t>(tokens) * hidden_}, tokens, hidden_, pool_);
+  kernels::GemmMany(*activations_, {{{&w.gate, b.gate}, {&w.up, b.up}}}, pool_);
+  kernels::SwiGlu(b.gate, b.up, tokens, intermediate_, b.gate, pool_);
+  activations_->Load({b.gate, static_cast<size_t>(tokens) * intermediate_}, tokens, intermediate_, pool_);
+  kernels::Gemm(*activations_, w.down, b.branch, hidden_, pool_);
+  kernels::AddInPlace(b.x, b.branch, int64_t{tokens} * hidden_, pool_);
+}
+
+void Decoder::Tap(int layer, const Batch& batch, Outputs& outputs) {
+  if (!std::binary_search(batch.taps.begin(), batch.taps.end(), layer)) return;
+  const size_t size = batch.tokens.size() * hidden_;
+  float* const tap = buffers_.taps + outputs.taps.size() * size;
+  std::memcpy(tap, buffers_.x, size * sizeof(float));
+  outputs.taps.emplace_back(tap, size);
+}
+
+void Decoder::Logits(const Batch& batch, Outputs& outputs) {
+  const Buffers& b = buffers_;
+  const int rows = static_cast<int>(batch.logits_rows.size());
+  outputs.logits = {b.logits, static_cast<size_t>(rows) * vocab_};
+  if (rows == 0) return;
+  for (int i = 0; i < rows; ++i) {
+    std::memcpy(b.last + int64_t{i} * hidden_, b.x + int64_t{batch.logits_rows[i]} * hidden_,
+                hidden_ * sizeof(float));
+  }
+  kernels::RmsNorm(b.last, weights_.final_norm, config_.rms_norm_eps, rows, b.last, pool_);
+  activations_->Load({b.last, static_cast<size_t>(rows) * hidden_}, rows, hidden_, pool_);
+  kernels::Gemm(*activations_, weights_.head(), b.logits, vocab_, pool_);
+}
+
+void Decoder::CheckBatch(const Batch& batch, const kernels::KvCache& cache) const {
+  const int tokens = static_cast<int>(batch.tokens.size());
+  TANDEM_CHECK(tokens >= 1 && tokens <= options_.max_step_tokens);
+  TANDEM_CHECK(batch.positions.size() == batch.tokens.size());
+  for (const int32_t token : batch.tokens) TANDEM_CHECK(token >= 0 && token < vocab_);
+
+  int row = 0;
+  for (const kernels::SequenceRows& sequence : batch.sequences) {
+    TANDEM_CHECK(sequence.first_row == row && sequence.num_rows >= 1 && sequence.num_rows <= tokens - row);
+    const int64_t end = int64_t{sequence.first_position} + sequence.num_rows;
+    TANDEM_CHECK(sequence.first_position >= 0 && end <= options_.max_positions);
+    for (int i = 0; i < sequence.num_rows; ++i) {
+      TANDEM_CHECK(batch.positions[row + i] == sequence.first_position + i);
+    }
+    const int64_t num_blocks = (end + kernels::kKvBlockPositions - 1) / kernels::kKvBlockPositions;
+    TANDEM_CHECK(static_cast<int64_t>(sequence.blocks.size()) >= num_blocks);
+    for (const int32_t block : sequence.blocks.first(num_blocks)) {
+      TANDEM_CHECK(block >= 0 && block < cache.num_blocks());
+    }
+    row += sequence.num_rows;
+  }
+  TANDEM_CHECK(row == tokens);
+  TANDEM_CHECK(cache.layout().type == options_.kv_type &&
+               cache.layout().block_bytes == kv_layout_.block_bytes &&
+               cache.layout().layer_offset == kv_layout_.layer_offset);
+
+  TANDEM_CHECK(static_cast<int>(batch.logits_rows.size()) <= options_.max_logits_rows);
+  int previous = -1;
+  for (const int32_t logits_row : batch.logits_rows) {
+    TANDEM_CHECK(logits_row > previous && logits_row < tokens);
+    previous = logits_row;
+  }
+  TANDEM_CHECK(static_cast<int>(batch.taps.size()) <= options_.max_taps);
+  previous = -2;
+  for (const int32_t layer : batch.taps) {
+    TANDEM_CHECK(layer > previous && layer < config_.num_layers);
+    previous = layer;
+  }
+}
+
+}  // namespace tandem::models

@@ -1,0 +1,130 @@
+#include "common/models/decoder_weights.h"
+
+#include <cmath>
+#include <span>
+#include <utility>
+
+#include "common/base/status.h"
+#include "common/models/weight_policy.h"
+
+namespace tandem::models {
+namespace {
+
+using formats::Checkpoint;
+using formats::ModelConfig;
+using formats::TensorView;
+using kernels::Matrix;
+
+// For each row in the order of pairs (j, j + head_dim/2), the row of a file that holds pairs side by side.
+std::vector<int32_t> RowsOfInterleavedPairs(int64_t heads, int64_t head_dim) {
+  std::vector<int32_t> source;
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t half = 0; half < 2; ++half) {
+      for (int64_t j = 0; j < head_dim / 2; ++j) {
+        source.push_back(static_cast<int32_t>(h * head_dim + 2 * j + half));
+      }
+    }
+  }
+  return source;
+}
+
+// Reads tensors of one checkpoint and keeps count of what was packed.
+class Reader {
+ public:
+  Reader(const Checkpoint& checkpoint, const ModelOptions& options, ThreadPool& pool)
+      : checkpoint_(checkpoint), options_(options), pool_(pool) {}
+
+  absl::StatusOr<Matrix> ReadMatrix(const std::string& name, int64_t rows, int64_t cols,
+                                    std::span<const int32_t> source_row = {}) {
+    ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Tensor(name, {rows, cols}));
+    const WeightChoice choice =
+        ChooseWeightType(tensor.dtype, options_.weight_type, options_.activation_type);
+    auto matrix = Matrix::Pack(tensor, {.type = choice.type, .source_row = source_row, .pool = &pool_});
+    if (!matrix.ok()) return matrix.status();
+    types_.Add(choice);
+    bytes_ += matrix->bytes();
+    return matrix;
+  }
+
+  absl::StatusOr<std::vector<float>> ReadNorm(const std::string& name, int64_t size) {
+    ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Tensor(name, {size}));
+    std::vector<float> weights(size);
+    formats::Dequantize(tensor.dtype, tensor.data, weights);
+    for (const float w : weights) {
+      if (!std::isfinite(w)) return InvalidArgument("tensor '{}': weights that are not finite", tensor.name);
+    }
+    bytes_ += size * static_cast<int64_t>(sizeof(float));
+    return weights;
+  }
+
+  std::string type_names() const { return types_.Name(); }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  const Checkpoint& checkpoint_;
+  const ModelOptions& options_;
+  ThreadPool& pool_;
+  WeightTypeSet types_;
+  int64_t bytes_ = 0;
+};
+
+absl::StatusOr<DecoderLayerWeights> ReadLayer(Reader& reader, const Checkpoint& checkpoint, int64_t layer) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t hidden = config.hidden_size, intermediate = config.intermediate_size;
+  const int64_t q_rows = config.num_heads * config.head_dim;
+  const int64_t kv_rows = config.num_kv_heads * config.head_dim;
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  std::vector<int32_t> q_order, k_order;
+  if (checkpoint.QkRowOrder() == formats::RowOrder::kInterleavedPairs) {
+    q_order = RowsOfInterleavedPairs(config.num_heads, config.head_dim);
+    k_order = RowsOfInterleavedPairs(config.num_kv_heads, config.head_dim);
+  }
+
+  DecoderLayerWeights w;
+  ASSIGN_OR_RETURN(w.attention_norm, reader.ReadNorm(prefix + "input_layernorm.weight", hidden));
+  ASSIGN_OR_RETURN(w.q, reader.ReadMatrix(prefix + "self_attn.q_proj.weight", q_rows, hidden, q_order));
+  ASSIGN_OR_RETURN(w.k, reader.ReadMatrix(prefix + "self_attn.k_proj.weight", kv_rows, hidden, k_order));
+  ASSIGN_OR_RETURN(w.v, reader.ReadMatrix(prefix + "self_attn.v_proj.weight", kv_rows, hidden));
+  if (config.family == formats::ModelFamily::kQwen3) {
+    ASSIGN_OR_RETURN(w.q_norm, reader.ReadNorm(prefix + "self_attn.q_norm.weight", config.head_dim));
+    ASSIGN_OR_RETURN(w.k_norm, reader.ReadNorm(prefix + "self_attn.k_norm.weight", config.head_dim));
+  }
+  ASSIGN_OR_RETURN(w.o, reader.ReadMatrix(prefix + "self_attn.o_proj.weight", hidden, q_rows));
+  ASSIGN_OR_RETURN(w.feed_forward_norm, reader.ReadNorm(prefix + "post_attention_layernorm.weight", hidden));
+  ASSIGN_OR_RETURN(w.gate, reader.ReadMatrix(prefix + "mlp.gate_proj.weight", intermediate, hidden));
+  ASSIGN_OR_RETURN(w.up, reader.ReadMatrix(prefix + "mlp.up_proj.weight", intermediate, hidden));
+  ASSIGN_OR_RETURN(w.down, reader.ReadMatrix(prefix + "mlp.down_proj.weight", hidden, intermediate));
+  return w;
+}
+
+absl::StatusOr<DecoderWeights> ReadAll(Reader& reader, const Checkpoint& checkpoint) {
+  const ModelConfig& config = checkpoint.config();
+  DecoderWeights weights;
+  ASSIGN_OR_RETURN(weights.embedding,
+                   reader.ReadMatrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size));
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    ASSIGN_OR_RETURN(DecoderLayerWeights layer_weights, ReadLayer(reader, checkpoint, layer));
+    weights.layers.push_back(std::move(layer_weights));
+  }
+  ASSIGN_OR_RETURN(weights.final_norm, reader.ReadNorm("model.norm.weight", config.hidden_size));
+  weights.tied = config.tie_word_embeddings;
+  if (!weights.tied) {
+    ASSIGN_OR_RETURN(weights.untied_head,
+                     reader.ReadMatrix("lm_head.weight", config.vocab_size, config.hidden_size));
+  }
+  weights.type_names = reader.type_names();
+  weights.bytes = reader.bytes();
+  return weights;
+}
+
+}  // namespace
+
+absl::StatusOr<DecoderWeights> DecoderWeights::Load(const Checkpoint& checkpoint, const ModelOptions& options,
+                                                    ThreadPool& pool) {
+  Reader reader(checkpoint, options, pool);
+  auto weights = ReadAll(reader, checkpoint);
+  if (!weights.ok()) return Annotate(weights.status(), checkpoint.path());
+  return weights;
+}
+
+}  // namespace tandem::models

@@ -1,0 +1,133 @@
+// Golden cases that hold a model: found by walking, opened unless the README says that they are not built
+// yet.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "common/formats/checkpoint.h"
+#include "common/formats/gguf.h"
+#include "common/formats/safetensors.h"
+#include "tests/support/golden.h"
+#include "tests/support/not_yet.h"
+
+namespace tandem::models {
+
+struct GoldenCase {
+  std::string name;                // "llama_tied", "llama.gguf"
+  std::filesystem::path model;     // what Checkpoint::Open takes
+  std::filesystem::path expected;  // expected.safetensors
+};
+
+inline void PrintTo(const GoldenCase& c, std::ostream* os) { *os << c.name; }
+
+inline std::vector<GoldenCase> DirectoryCases() {
+  std::vector<GoldenCase> cases;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(testing::GoldenDir() / "targets", error)) {
+    if (!entry.is_directory()) continue;
+    cases.push_back({entry.path().filename(), entry.path(), entry.path() / "expected.safetensors"});
+  }
+  return cases;
+}
+
+inline std::vector<GoldenCase> GgufCases() {
+  std::vector<GoldenCase> cases;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(testing::GoldenDir() / "gguf", error)) {
+    if (entry.path().extension() != ".gguf") continue;
+    cases.push_back({entry.path().filename(), entry.path(),
+                     std::filesystem::path(entry.path()).replace_extension(".expected.safetensors")});
+  }
+  return cases;
+}
+
+inline std::vector<GoldenCase> AllCases() {
+  std::vector<GoldenCase> cases = DirectoryCases();
+  for (GoldenCase& c : GgufCases()) cases.push_back(std::move(c));
+  std::sort(cases.begin(), cases.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return cases;
+}
+
+// What of the case the README may name as not built yet: the family and, of GGUF files, the tensor types.
+inline std::vector<std::string> ThingsNeeded(const GoldenCase& c) {
+  std::vector<std::string> things;
+  if (std::filesystem::is_directory(c.model)) {
+    const auto config = nlohmann::json::parse(testing::ReadFile(c.model / "config.json"), nullptr,
+                                              /*allow_exceptions=*/false);
+    if (config.is_object()) things.push_back(config.value("model_type", ""));
+  } else if (const auto file = formats::GgufFile::Open(c.model); file.ok()) {
+    if (const auto family = (*file)->GetString("general.architecture"); family.ok())
+      things.push_back(*family);
+    for (const auto& [name, tensor] : (*file)->tensors()) things.push_back(formats::DTypeName(tensor.dtype));
+  }
+  return things;
+}
+
+// Null if the case is on the README's list, which is printed. Any other refusal is a failure, and null.
+inline std::unique_ptr<formats::Checkpoint> OpenCase(const GoldenCase& c) {
+  for (const std::string& thing : ThingsNeeded(c)) {
+    if (!testing::IsNotYet(thing)) continue;
+    std::printf("left out: %s needs %s, which is not built yet (README)\n", c.name.c_str(), thing.c_str());
+    return nullptr;
+  }
+  auto checkpoint = formats::Checkpoint::Open(c.model);
+  if (!checkpoint.ok()) {
+    ADD_FAILURE() << checkpoint.status();
+    return nullptr;
+  }
+  return *std::move(checkpoint);
+}
+
+// The arrays of an expected.safetensors.
+class ExpectedTensors {
+ public:
+  explicit ExpectedTensors(const std::filesystem::path& path) {
+    auto file = formats::SafetensorsFile::Open(path);
+    if (!file.ok()) {
+      ADD_FAILURE() << file.status();
+      return;
+    }
+    file_ = *std::move(file);
+  }
+
+  std::vector<std::string> Names() const {
+    std::vector<std::string> names;
+    if (file_ == nullptr) return names;
+    for (const auto& [name, tensor] : file_->tensors()) names.push_back(name);
+    return names;
+  }
+  bool Has(const std::string& name) const { return file_ != nullptr && file_->tensors().contains(name); }
+  std::vector<float> Floats(const std::string& name) const {
+    return Values<float>(name, formats::DType::kF32);
+  }
+  std::vector<int32_t> Ints(const std::string& name) const {
+    return Values<int32_t>(name, formats::DType::kI32);
+  }
+
+ private:
+  template <typename T>
+  std::vector<T> Values(const std::string& name, formats::DType dtype) const {
+    if (!Has(name) || file_->tensors().at(name).dtype != dtype) {
+      ADD_FAILURE() << "no tensor " << name << " of type " << formats::DTypeName(dtype);
+      return {};
+    }
+    const auto data = file_->tensors().at(name).data;
+    std::vector<T> values(data.size() / sizeof(T));
+    std::memcpy(values.data(), data.data(), data.size());
+    return values;
+  }
+
+  std::unique_ptr<formats::SafetensorsFile> file_;
+};
+
+}  // namespace tandem::models

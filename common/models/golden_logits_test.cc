@@ -1,0 +1,131 @@
+// Logits, tapped layers and greedy ids of the tiny golden models (golden/targets, golden/gguf), in f32.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "common/models/golden_case.h"
+#include "common/models/model.h"
+#include "common/models/model_driver.h"
+
+namespace tandem::models {
+namespace {
+
+// golden/targets/README.md, "Tolerance, float32 engine".
+float LogitTolerance(float expected) { return 2e-4f + 2e-5f * std::abs(expected); }
+constexpr float kHiddenTolerance = 5e-5f;  // of the largest value of the tensor
+
+// Reports the worst excess over the bound.
+void ExpectClose(const std::vector<float>& actual, const std::vector<float>& expected,
+                 const std::function<float(float)>& bound, const std::string& what) {
+  ASSERT_EQ(actual.size(), expected.size()) << what;
+  size_t worst = 0;
+  float worst_ratio = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const float ratio = std::abs(actual[i] - expected[i]) / bound(expected[i]);
+    if (ratio > worst_ratio || std::isnan(ratio)) {
+      worst = i;
+      worst_ratio = ratio;
+    }
+    if (std::isnan(ratio)) break;
+  }
+  EXPECT_LE(worst_ratio, 1.0f) << what << ": element " << worst << " is " << actual[worst] << ", expected "
+                               << expected[worst] << " +- " << bound(expected[worst]);
+}
+
+class GoldenLogits : public ::testing::TestWithParam<GoldenCase> {
+ protected:
+  void SetUp() override {
+    checkpoint_ = OpenCase(GetParam());
+    if (checkpoint_ == nullptr) return;  // printed, or a failure
+    expected_.emplace(GetParam().expected);
+    auto model = LoadModel(*checkpoint_,
+                           {.activation_type = kernels::ActivationType::kF32,
+                            .kv_type = kernels::KvType::kF32,
+                            .max_step_tokens = 128,
+                            .max_logits_rows = 128},
+                           pool_);
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *std::move(model);
+    driver_.emplace(*model_, 16);
+    checkpoint_.reset();  // the model must not need it any more
+  }
+
+  // The layers l of hidden_<l>.<prompt>, ascending.
+  std::vector<int32_t> TapsOf(int prompt) const {
+    std::vector<int32_t> taps;
+    const std::string suffix = "." + std::to_string(prompt);
+    for (const std::string& name : expected_->Names()) {
+      if (name.starts_with("hidden_") && name.ends_with(suffix)) taps.push_back(std::stoi(name.substr(7)));
+    }
+    std::sort(taps.begin(), taps.end());
+    return taps;
+  }
+
+  void CheckPrompt(int prompt, int chunk) {
+    const std::string suffix = "." + std::to_string(prompt);
+    const std::vector<int32_t> ids = expected_->Ints("input_ids" + suffix);
+    const std::vector<int32_t> taps = TapsOf(prompt);
+    ModelDriver::Sequence sequence;
+    const ModelDriver::Result result =
+        driver_->Run(sequence, ids, std::min<int>(chunk, 128), /*with_logits=*/true, taps);
+    driver_->Release(sequence);
+
+    std::vector<float> logits;
+    for (const auto& row : result.logits) logits.insert(logits.end(), row.begin(), row.end());
+    ExpectClose(logits, expected_->Floats("logits" + suffix), LogitTolerance,
+                "logits" + suffix + " in chunks of " + std::to_string(chunk));
+    for (size_t i = 0; i < taps.size(); ++i) {
+      const std::string name = "hidden_" + std::to_string(taps[i]) + suffix;
+      const std::vector<float> hidden = expected_->Floats(name);
+      float largest = 0;
+      for (const float h : hidden) largest = std::max(largest, std::abs(h));
+      ExpectClose(
+          result.taps[i], hidden, [&](float) { return kHiddenTolerance * largest; },
+          name + " in chunks of " + std::to_string(chunk));
+    }
+  }
+
+  ThreadPool pool_{2};
+  std::unique_ptr<formats::Checkpoint> checkpoint_;
+  std::optional<ExpectedTensors> expected_;
+  std::unique_ptr<Model> model_;
+  std::optional<ModelDriver> driver_;
+};
+
+TEST_P(GoldenLogits, LogitsAndTapsMatchInOneGoInChunksAndTokenByToken) {
+  if (model_ == nullptr) return;
+  int prompt = 0;
+  for (; expected_->Has("input_ids." + std::to_string(prompt)); ++prompt) {
+    if (std::filesystem::is_directory(GetParam().model)) {
+      EXPECT_FALSE(TapsOf(prompt).empty());
+    }
+    for (const int chunk : {1 << 20, 16, 3, 1}) CheckPrompt(prompt, chunk);
+  }
+  EXPECT_GT(prompt, 0) << "no prompt in " << GetParam().expected;
+}
+
+TEST_P(GoldenLogits, GreedyContinuationIsTheReference) {
+  if (model_ == nullptr) return;
+  const std::vector<int32_t> expected = expected_->Ints("greedy_ids");
+  ASSERT_FALSE(expected.empty());
+  EXPECT_EQ(driver_->Greedy(expected_->Ints("input_ids.0"), static_cast<int>(expected.size())), expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenLogits, ::testing::ValuesIn(AllCases()), [](const auto& info) {
+  std::string name = info.param.name;
+  for (char& c : name) {
+    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  }
+  return name;
+});
+
+TEST(GoldenLogitsCases, ExistInBothFormatsAndSomeCanBeRun) {
+  EXPECT_FALSE(DirectoryCases().empty()) << "no model in " << testing::GoldenDir() / "targets";
+  EXPECT_FALSE(GgufCases().empty()) << "no model in " << testing::GoldenDir() / "gguf";
+  int num_opened = 0;
+  for (const GoldenCase& c : AllCases()) num_opened += OpenCase(c) != nullptr;
+  EXPECT_GT(num_opened, 0);
+}
+
+}  // namespace
+}  // namespace tandem::models

@@ -1,0 +1,38 @@
+#include <algorithm>
+
+#include "common/base/status.h"
+#include "common/models/decoder.h"
+#include "common/models/model.h"
+
+namespace tandem::models {
+namespace {
+
+// What the kernels' layouts ask of a head's size, kernels/kv_cache.h.
+constexpr int64_t kHeadDimMultiple = 8;
+
+absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return InvalidArgument("{} is {}, allowed are {} to {}", name, value, low, high);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const formats::Checkpoint& checkpoint,
+                                                 const ModelOptions& options, ThreadPool& pool) {
+  const formats::ModelConfig& config = checkpoint.config();
+  RETURN_IF_ERROR(CheckOption("max_step_tokens", options.max_step_tokens, 1, kMaxStepTokens));
+  RETURN_IF_ERROR(CheckOption("max_logits_rows", options.max_logits_rows, 1, kMaxStepTokens));
+  RETURN_IF_ERROR(CheckOption("max_taps", options.max_taps, 0, kMaxTaps));
+  RETURN_IF_ERROR(CheckOption("max_positions", options.max_positions, 0, config.max_position));
+  if (config.head_dim % kHeadDimMultiple != 0) {
+    return Unimplemented("{}: head_dim is {}, only multiples of {} are supported", checkpoint.path(),
+                         config.head_dim, kHeadDimMultiple);
+  }
+  ModelOptions resolved = options;
+  resolved.max_logits_rows = std::min(options.max_logits_rows, options.max_step_tokens);
+  resolved.max_taps = static_cast<int>(std::min<int64_t>(options.max_taps, config.num_layers + 1));
+  if (resolved.max_positions == 0) resolved.max_positions = static_cast<int>(config.max_position);
+  return Decoder::Create(checkpoint, resolved, pool);
+}
+
+}  // namespace tandem::models

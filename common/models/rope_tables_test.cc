@@ -1,0 +1,63 @@
+#include "common/models/rope_tables.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace tandem::models {
+namespace {
+
+TEST(InverseFrequencies, ArePowersOfTheta) {
+  const std::vector<float> f = InverseFrequencies({.theta = 10000.0}, 8);
+  ASSERT_EQ(f.size(), 4u);
+  EXPECT_EQ(f[0], 1.0f);
+  EXPECT_FLOAT_EQ(f[1], 0.1f);
+  EXPECT_FLOAT_EQ(f[2], 0.01f);
+  EXPECT_FLOAT_EQ(f[3], 0.001f);
+}
+
+// theta 10^4, 8 dimensions: wavelengths 2 pi, 20 pi, 200 pi, 2000 pi = 6.28, 62.8, 628, 6283. With a context
+// of 1024 and factors 1 and 4, up to 256 is kept and above 1024 divided by 8; 628.3 lies between:
+// smooth = (1024 / 628.32 - 1) / 3 = 0.209912, f = 0.01 * (0.790088 / 8 + 0.209912) = 0.00308673.
+TEST(InverseFrequencies, FollowTheLlama3RuleInAllThreeBranches) {
+  const formats::RopeConfig::Llama3 rule = {
+      .factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_context = 1024};
+  const std::vector<float> f = InverseFrequencies({.theta = 10000.0, .llama3 = rule}, 8);
+  EXPECT_FLOAT_EQ(f[0], 1.0f);
+  EXPECT_FLOAT_EQ(f[1], 0.1f);
+  EXPECT_NEAR(f[2], 0.00308673, 1e-8);
+  EXPECT_FLOAT_EQ(f[3], 0.001f / 8);
+}
+
+TEST(InverseFrequencies, AreDividedByTheFilesFactors) {
+  const std::vector<float> f =
+      InverseFrequencies({.theta = 10000.0, .inverse_frequency_divisors = {1.0f, 2.0f, 4.0f, 8.0f}}, 8);
+  EXPECT_FLOAT_EQ(f[0], 1.0f);
+  EXPECT_FLOAT_EQ(f[1], 0.05f);
+  EXPECT_FLOAT_EQ(f[2], 0.0025f);
+  EXPECT_FLOAT_EQ(f[3], 0.000125f);
+}
+
+TEST(RopeTables, HoldCosineAndSineOfEveryPosition) {
+  ThreadPool pool(2);
+  const formats::RopeConfig rope = {.theta = 500.0};
+  const auto tables = RopeTables::Create(rope, 6, 1000, pool);
+  ASSERT_TRUE(tables.ok()) << tables.status();
+  const std::vector<float> f = InverseFrequencies(rope, 6);
+  ASSERT_EQ(tables->cos.size(), 3000u);
+  for (const int position : {0, 1, 255, 256, 999}) {
+    for (int j = 0; j < 3; ++j) {
+      const double angle = static_cast<float>(position) * f[j];
+      EXPECT_NEAR(tables->cos[position * 3 + j], std::cos(angle), 6e-8) << position << " " << j;
+      EXPECT_NEAR(tables->sin[position * 3 + j], std::sin(angle), 6e-8) << position << " " << j;
+    }
+  }
+}
+
+TEST(RopeTables, RefuseMoreThanTheirLimit) {
+  ThreadPool pool(1);
+  EXPECT_TRUE(absl::IsResourceExhausted(RopeTables::Create({}, 1024, 1 << 26, pool).status()));
+}
+
+}  // namespace
+}  // namespace tandem::models
