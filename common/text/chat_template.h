@@ -31,7 +31,8 @@ class ChatTemplate {
   virtual ~ChatTemplate() = default;
 
   struct Inputs {
-    // [{"role": ..., "content": text or parts}, ...], keys in order; `tools` null = undefined.
+    // [{"role": ..., "content": text or parts}, ...], keys in order. Without tools, `tools` is none, as
+    // transformers has it.
     const nlohmann::ordered_json* messages = nullptr;
     const nlohmann::ordered_json* tools = nullptr;
     bool add_generation_prompt = true;

@@ -14,7 +14,8 @@ Budget::Budget(const TemplateLimits& limits, const Clock& clock)
 
 absl::Status Budget::Steps(int64_t count) {
   steps_ += count;
-  if (steps_ > limits_.max_steps) return ResourceExhausted("chat template takes more than {} steps", limits_.max_steps);
+  if (steps_ > limits_.max_steps)
+    return ResourceExhausted("chat template takes more than {} steps", limits_.max_steps);
   if (steps_ < next_clock_check_) return absl::OkStatus();
   next_clock_check_ = steps_ + kStepsBetweenClockReads;
   if (clock_.Now() > deadline_) {
@@ -32,8 +33,8 @@ absl::Status Budget::StringSize(size_t bytes) const {
 
 // Counts what is appended, not the appends: many small pieces cost their callers a step each.
 absl::Status TextBuilder::Reserve(size_t bytes) {
-  RETURN_IF_ERROR(budget_.StringSize(text_.size() + bytes));
-  return bytes < 256 ? absl::OkStatus() : budget_.Bytes(bytes);
+  RETURN_IF_ERROR(budget_->StringSize(text_.size() + bytes));
+  return bytes < 256 ? absl::OkStatus() : budget_->Bytes(bytes);
 }
 
 absl::Status TextBuilder::Append(std::string_view bytes, bool trusted) {

@@ -1,4 +1,5 @@
-// What one rendering may use. Everything that takes time or memory in proportion to its operands asks here first.
+// What one rendering may use. Everything that takes time or memory in proportion to its operands asks here
+// first.
 #pragma once
 
 #include "absl/status/status.h"
@@ -31,7 +32,7 @@ class Budget {
 // Joins text within a budget.
 class TextBuilder {
  public:
-  explicit TextBuilder(Budget& budget) : budget_(budget) {}
+  explicit TextBuilder(Budget& budget) : budget_(&budget) {}
   absl::Status Append(std::string_view bytes, bool trusted);
   absl::Status Append(const Text& text) { return AppendPart(text, 0, text.size()); }
   absl::Status AppendPart(const Text& text, size_t begin, size_t end);
@@ -39,7 +40,7 @@ class TextBuilder {
 
  private:
   absl::Status Reserve(size_t bytes);
-  Budget& budget_;
+  Budget* budget_;
   Text text_;
 };
 

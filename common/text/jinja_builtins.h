@@ -18,7 +18,8 @@ class Arguments {
             std::vector<std::pair<std::string, Value>> named = {})
       : function_(function), positional_(std::move(positional)), named_(std::move(named)) {}
 
-  // kInvalidArgument if there is an argument that none of `names` takes, one given twice, or fewer than `num_required`.
+  // kInvalidArgument if there is an argument that none of `names` takes, one given twice, or fewer than
+  // `num_required`.
   absl::Status Check(const std::vector<std::string_view>& names, size_t num_required = 0) const;
   // The argument at `place` or of that name; nullptr if absent.
   const Value* Get(size_t place, std::string_view name) const;
@@ -45,14 +46,15 @@ bool IsMethod(std::string_view name);
 
 absl::StatusOr<Value> ApplyFilter(const std::string& name, const Value& value, const Arguments& arguments,
                                   Budget& budget);
-absl::StatusOr<bool> ApplyTest(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget);
+absl::StatusOr<bool> ApplyTest(const std::string& name, const Value& value, const Arguments& arguments,
+                               Budget& budget);
 
 // Whether values of this type have the method (`dict.items`, `str.strip`).
 bool HasMethod(const Value& receiver, std::string_view name);
 absl::StatusOr<Value> CallMethod(const Method& method, const Arguments& arguments, Budget& budget);
 
-// A global function (`range`, `namespace`, ...); undefined if there is none of that name. kUnimplemented for those that
-// Jinja has and we do not.
+// A global function (`range`, `namespace`, ...); undefined if there is none of that name. kUnimplemented for
+// those that Jinja has and we do not.
 absl::StatusOr<Value> FindFunction(const std::string& name);
 absl::StatusOr<Value> CallFunction(const std::string& name, const Arguments& arguments, Budget& budget);
 

@@ -55,8 +55,8 @@ class Lexer {
   void Add(Token::Kind kind, std::string text) { tokens_.push_back({kind, std::move(text), line_}); }
   absl::Status Error(std::string_view what) const { return InvalidArgument("line {}: {}", line_, what); }
 
-  // Adds the data up to `end`, where a tag with `sign` ('-', '+' or another) stands; a tag that is no print also takes
-  // the blanks between the line's start and itself.
+  // Adds the data up to `end`, where a tag with `sign` ('-', '+' or another) stands; a tag that is no print
+  // also takes the blanks between the line's start and itself.
   void AddData(size_t end, char sign, bool is_print) {
     std::string_view data = std::string_view(source_).substr(at_, end - at_);
     if (sign == '-') {
@@ -65,14 +65,15 @@ class Lexer {
       const size_t newline = data.rfind('\n');
       const size_t start = newline == std::string_view::npos ? 0 : newline + 1;
       const bool at_line_start = start > 0 || line_starting_;
-      if (at_line_start && std::all_of(data.begin() + start, data.end(), IsSpace)) data = data.substr(0, start);
+      if (at_line_start && std::all_of(data.begin() + start, data.end(), IsSpace))
+        data = data.substr(0, start);
     }
     if (!data.empty()) Add(Token::kText, std::string(data));
     Advance(end);
   }
 
-  // Past a tag's closing marker: "-" takes all white space that follows, a tag that is no print one newline ("+" keeps
-  // it). `at` is at the sign or the marker; nothing if neither is there.
+  // Past a tag's closing marker: "-" takes all white space that follows, a tag that is no print one newline
+  // ("+" keeps it). `at` is at the sign or the marker; nothing if neither is there.
   std::optional<size_t> TagEnd(size_t at, std::string_view marker, bool trim_newline) const {
     const char sign = CharAt(at);
     if (sign == '-' && LooksAt(marker, at + 1)) {
@@ -136,7 +137,8 @@ class Lexer {
 
   absl::Status LexRaw(size_t data_begin) {
     Advance(data_begin);
-    for (size_t open = source_.find("{%", at_); open != std::string::npos; open = source_.find("{%", open + 2)) {
+    for (size_t open = source_.find("{%", at_); open != std::string::npos;
+         open = source_.find("{%", open + 2)) {
       const char sign = CharAt(open + 2);
       const size_t name = SkipSpace(open + (sign == '-' || sign == '+' ? 3 : 2));
       if (!LooksAt("endraw", name)) continue;
@@ -238,7 +240,8 @@ class Lexer {
       *at += digits;
     } else if (c >= '0' && c <= '7') {
       char32_t value = c - '0';
-      for (int i = 0; i < 2 && CharAt(*at) >= '0' && CharAt(*at) <= '7'; ++i) value = value * 8 + (CharAt((*at)++) - '0');
+      for (int i = 0; i < 2 && CharAt(*at) >= '0' && CharAt(*at) <= '7'; ++i)
+        value = value * 8 + (CharAt((*at)++) - '0');
       AppendUtf8(value, out);
     } else if (c == 'N') {
       return Unimplemented("line {}: escape '\\N' is not supported", line_);
@@ -281,7 +284,8 @@ class Lexer {
     }
     if (c == '(' || c == '[' || c == '{') brackets->push_back(c == '(' ? ')' : (c == '[' ? ']' : '}'));
     if (c == ')' || c == ']' || c == '}') {
-      if (brackets->empty() || brackets->back() != c) return InvalidArgument("line {}: unexpected '{}'", line_, c);
+      if (brackets->empty() || brackets->back() != c)
+        return InvalidArgument("line {}: unexpected '{}'", line_, c);
       brackets->pop_back();
     }
     Add(Token::kOperator, std::string(1, c));

@@ -8,8 +8,8 @@
 
 namespace tandem::text::jinja {
 
-// kInvalidArgument for bad syntax and too much nesting, kUnimplemented for statements, operators, filters, tests and
-// methods that the evaluator does not know; both name the line.
+// kInvalidArgument for bad syntax and too much nesting, kUnimplemented for statements, operators, filters,
+// tests and methods that the evaluator does not know; both name the line.
 absl::StatusOr<Body> Parse(const std::string& source);
 
 }  // namespace tandem::text::jinja

@@ -55,7 +55,8 @@ absl::Status AppendStringRepr(const Text& text, Budget& budget, TextBuilder* out
     if (c == '\t') return "\\t";
     if (c == '\\') return "\\\\";
     if (c == static_cast<char32_t>(quote)) return std::string("\\") + quote;
-    if (c < 0x20 || (c >= 0x7f && c <= 0xa0) || c == 0xad) return fmt::format("\\x{:02x}", static_cast<uint32_t>(c));
+    if (c < 0x20 || (c >= 0x7f && c <= 0xa0) || c == 0xad)
+      return fmt::format("\\x{:02x}", static_cast<uint32_t>(c));
     return "";
   }));
   return out->Append(std::string(1, quote), true);
@@ -138,14 +139,17 @@ class JsonPrinter {
       if (code < 0x20) return fmt::format("\\u{:04x}", code);
       if (!style_.ensure_ascii || code < 0x80) return "";
       if (code < 0x10000) return fmt::format("\\u{:04x}", code);
-      return fmt::format("\\u{:04x}\\u{:04x}", 0xD800 + ((code - 0x10000) >> 10), 0xDC00 + ((code - 0x10000) & 0x3FF));
+      return fmt::format("\\u{:04x}\\u{:04x}", 0xD800 + ((code - 0x10000) >> 10),
+                         0xDC00 + ((code - 0x10000) & 0x3FF));
     }));
     return out_.Append("\"", true);
   }
 
   absl::Status Break(int level) {
     if (style_.indent < 0) return absl::OkStatus();
-    return out_.Append("\n" + std::string(static_cast<size_t>(style_.indent) * level, ' '), true);
+    std::string line(1 + static_cast<size_t>(style_.indent) * level, ' ');
+    line[0] = '\n';
+    return out_.Append(line, true);
   }
 
   absl::Status AppendList(const List& list, int level) {
@@ -165,8 +169,9 @@ class JsonPrinter {
     std::vector<const std::pair<Value, Value>*> items;
     for (const auto& item : dict.items) items.push_back(&item);
     if (style_.sort_keys) {
-      std::sort(items.begin(), items.end(),
-                [](const auto* a, const auto* b) { return a->first.text()->bytes() < b->first.text()->bytes(); });
+      std::sort(items.begin(), items.end(), [](const auto* a, const auto* b) {
+        return a->first.text()->bytes() < b->first.text()->bytes();
+      });
     }
     RETURN_IF_ERROR(out_.Append("{", true));
     for (size_t i = 0; i < items.size(); ++i) {

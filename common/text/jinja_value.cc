@@ -18,7 +18,8 @@ absl::StatusOr<int> DepthAround(int deepest, const Value& element) {
     return Unimplemented("a {} inside a list, dict or namespace is not supported", TypeName(element));
   }
   const int depth = std::max(deepest, element.depth + 1);
-  if (depth > kMaxContainerDepth) return ResourceExhausted("values nested deeper than {}", kMaxContainerDepth);
+  if (depth > kMaxContainerDepth)
+    return ResourceExhausted("values nested deeper than {}", kMaxContainerDepth);
   return depth;
 }
 
@@ -128,8 +129,9 @@ std::optional<double> Value::number() const {
 }
 
 std::string_view TypeName(const Value& value) {
-  constexpr std::string_view kNames[] = {"Undefined", "NoneType", "bool", "int",       "int",         "float",    "str",
-                                         "list",      "dict",     "Namespace", "LoopContext", "Macro", "function"};
+  constexpr std::string_view kNames[] = {"Undefined",   "NoneType", "bool",    "int",  "int",
+                                         "float",       "str",      "list",    "dict", "Namespace",
+                                         "LoopContext", "Macro",    "function"};
   static_assert(std::size(kNames) == std::variant_size_v<Value::Data>);
   return kNames[value.data.index()];
 }
@@ -151,11 +153,11 @@ absl::StatusOr<bool> Equal(const Value& a, const Value& b, Budget& budget) {
     return u != nullptr && v != nullptr ? *u == *v : *x == *y;
   }
   if (a.data.index() != b.data.index()) return false;
-  if (const Text *x = a.text(), *y = b.text(); x != nullptr) {
+  if (const Text* x = a.text(), *y = b.text(); x != nullptr) {
     RETURN_IF_ERROR(budget.Bytes(std::min(x->size(), y->size())));
     return x->bytes() == y->bytes();
   }
-  if (const List *x = a.list(), *y = b.list(); x != nullptr) {
+  if (const List* x = a.list(), *y = b.list(); x != nullptr) {
     if (x->size() != y->size()) return false;
     for (size_t i = 0; i < x->size(); ++i) {
       ASSIGN_OR_RETURN(const bool same, Equal((*x)[i], (*y)[i], budget));
@@ -163,7 +165,7 @@ absl::StatusOr<bool> Equal(const Value& a, const Value& b, Budget& budget) {
     }
     return true;
   }
-  if (const Dict *x = a.dict(), *y = b.dict(); x != nullptr) {
+  if (const Dict* x = a.dict(), *y = b.dict(); x != nullptr) {
     if (x->items.size() != y->items.size()) return false;
     for (const auto& [key, value] : x->items) {
       const Value* other = y->Find(key.text()->bytes());
@@ -186,11 +188,11 @@ absl::StatusOr<int> Compare(const Value& a, const Value& b, Budget& budget) {
   RETURN_IF_ERROR(RequireDefined(b));
   if (const auto x = a.integer(), y = b.integer(); x && y) return Order(*x, *y);
   if (const auto x = a.number(), y = b.number(); x && y) return Order(*x, *y);
-  if (const Text *x = a.text(), *y = b.text(); x != nullptr && y != nullptr) {
+  if (const Text* x = a.text(), *y = b.text(); x != nullptr && y != nullptr) {
     RETURN_IF_ERROR(budget.Bytes(std::min(x->size(), y->size())));
     return Order(x->bytes(), y->bytes());  // the order of UTF-8 bytes is that of code points
   }
-  if (const List *x = a.list(), *y = b.list(); x != nullptr && y != nullptr) {
+  if (const List* x = a.list(), *y = b.list(); x != nullptr && y != nullptr) {
     for (size_t i = 0; i < std::min(x->size(), y->size()); ++i) {
       ASSIGN_OR_RETURN(const bool same, Equal((*x)[i], (*y)[i], budget));
       if (!same) return Compare((*x)[i], (*y)[i], budget);

@@ -50,12 +50,13 @@ struct Loop {
 struct Method;
 
 struct Value {
-  using Data = std::variant<Undefined, None, bool, int64_t, uint64_t, double, std::shared_ptr<const Text>,
-                            std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
-                            std::shared_ptr<const Loop>, const MacroNode*, std::shared_ptr<const Method>>;
+  using Data =
+      std::variant<Undefined, None, bool, int64_t, uint64_t, double, std::shared_ptr<const Text>,
+                   std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
+                   std::shared_ptr<const Loop>, const MacroNode*, std::shared_ptr<const Method>>;
   Data data;
   bool trusted = true;  // of scalars; strings know it run by run
-  int depth = 0;        // of lists and dicts: levels of containers, bounded since code that walks them recurses
+  int depth = 0;  // of lists and dicts: levels of containers, bounded since code that walks them recurses
 
   static Value Of(bool value) { return {value}; }
   static Value Of(int64_t value) { return {value}; }
@@ -64,7 +65,8 @@ struct Value {
   static Value Of(std::string text, bool trusted = true) { return Of(Text(std::move(text), trusted)); }
   static Value OfNone() { return {None{}}; }
   static Value OfUndefined(std::string why) { return {Undefined{std::move(why)}}; }
-  // kResourceExhausted if nested too deeply; kUnimplemented for elements that are no data (namespaces, functions).
+  // kResourceExhausted if nested too deeply; kUnimplemented for elements that are no data (namespaces,
+  // functions).
   static absl::StatusOr<Value> Of(List list);
   static absl::StatusOr<Value> Of(Dict dict);
   // Everything in it untrusted.
