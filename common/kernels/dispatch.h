@@ -21,8 +21,11 @@ std::vector<std::string> AvailableTargets();
 // The target in use.
 std::string ActiveTarget();
 
-// Restricts all later kernel calls to one target; for tests and the environment variable TANDEM_TARGET,
-// before other threads start. kInvalidArgument naming the available targets if this machine cannot run it.
+// Restricts all later kernel calls to one target; for tests and experiments, while no kernel runs.
+// kInvalidArgument naming the available targets if this machine cannot run it.
 absl::Status SelectTarget(const std::string& name);
+
+// SelectTarget of the environment variable TANDEM_TARGET, if it is set; programs call it at their start.
+absl::Status SelectTargetFromEnvironment();
 
 }  // namespace tandem::kernels

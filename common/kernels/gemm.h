@@ -40,17 +40,18 @@ class Activations {
   const float* f32() const { return f32_; }      // [tokens, cols], rounded to bf16 if type() is kBF16
   const int8_t* q() const { return q_.data(); }  // [tokens, cols]
   const float* scales() const { return scales_.data(); }  // [tokens, cols / 32]
-  const int32_t* quant_sums() const {
-    return quant_sums_.data();
-  }                                                   // [tokens, cols / 32]: sum of the block's xq
-  const float* sums() const { return sums_.data(); }  // [tokens, cols / 32]: scale * float(quant sum)
+  const float* sums() const {
+    return sums_.data();
+  }  // [tokens, cols / 32]: scale * float(sum of the block's xq)
+  // [tokens, cols / 32]: minus the sum of the block's xq, where products with offset quants begin.
+  const int32_t* negated_sums() const { return negated_sums_.data(); }
 
  private:
   ActivationType type_;
   int tokens_ = 0, cols_ = 0;
   const float* f32_ = nullptr;
   std::vector<float> rounded_, scales_, sums_;
-  std::vector<int32_t> quant_sums_;
+  std::vector<int32_t> negated_sums_;
   std::vector<int8_t> q_;
 };
 

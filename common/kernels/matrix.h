@@ -38,7 +38,7 @@ class Matrix {
     WeightType type = WeightType::kF32;
     // Packed row r is the tensor's row source_row[r]; empty = as they are. Undoes GGUF's permutation of q and
     // k.
-    std::span<const int32_t> source_row;
+    std::span<const int32_t> source_row = {};
     ThreadPool* pool = nullptr;  // null = the calling thread alone
   };
 

@@ -1,16 +1,60 @@
 #include "common/kernels/dispatch.h"
 
+#include <fmt/ranges.h>
+
+#include <cstdlib>
+
 #include "common/base/status.h"
+#include "common/kernels/cpu/targets.h"
+//
+#include "hwy/highway.h"
 
 namespace tandem::kernels {
+namespace {
 
-std::vector<std::string> AvailableTargets() { return {"SCALAR"}; }
+std::string NameOf(int64_t target) {
+  return target == TANDEM_SCALAR_TARGET ? "SCALAR" : hwy::TargetName(target);
+}
 
-std::string ActiveTarget() { return "SCALAR"; }
+// Lower bits are better targets.
+int64_t SupportedMask() { return (hwy::SupportedTargets() & HWY_TARGETS) | TANDEM_SCALAR_TARGET; }
+
+int64_t LowestBit(int64_t mask) { return mask & -mask; }
+
+}  // namespace
+
+std::vector<std::string> AvailableTargets() {
+  std::vector<std::string> names;
+  for (int64_t rest = SupportedMask(); rest != 0; rest &= rest - 1) names.push_back(NameOf(LowestBit(rest)));
+  return names;
+}
+
+std::string ActiveTarget() {
+  hwy::ChosenTarget& chosen = hwy::GetChosenTarget();
+  if (!chosen.IsInitialized()) chosen.Update(SupportedMask());
+  // The inverse of Update: it shifts the targets' bits down into table positions.
+  for (int64_t rest = SupportedMask(); rest != 0; rest &= rest - 1) {
+    const int64_t position = HWY_CHOSEN_TARGET_SHIFT(LowestBit(rest));
+    if (position == int64_t{1} << chosen.GetIndex()) return NameOf(LowestBit(rest));
+  }
+  return "SCALAR";
+}
 
 absl::Status SelectTarget(const std::string& name) {
-  if (name != "SCALAR") return InvalidArgument("kernel target '{}' is not available here: SCALAR", name);
-  return absl::OkStatus();
+  for (int64_t rest = SupportedMask(); rest != 0; rest &= rest - 1) {
+    if (NameOf(LowestBit(rest)) == name) {
+      hwy::GetChosenTarget().Update(LowestBit(rest));
+      return absl::OkStatus();
+    }
+  }
+  return InvalidArgument("kernel target '{}' is not available on this machine; it has {}", name,
+                         fmt::join(AvailableTargets(), ", "));
+}
+
+absl::Status SelectTargetFromEnvironment() {
+  const char* const name = std::getenv("TANDEM_TARGET");
+  if (name == nullptr || *name == '\0') return absl::OkStatus();
+  return Annotate(SelectTarget(name), "TANDEM_TARGET");
 }
 
 }  // namespace tandem::kernels

@@ -1,10 +1,27 @@
 #include "common/kernels/gemm.h"
 
+#include <algorithm>
+
 #include "common/base/status.h"
+#include "common/kernels/cpu/gemm_tile.h"
+#include "common/kernels/cpu/panel.h"
 #include "common/kernels/cpu/reference.h"
 #include "common/kernels/half.h"
 
 namespace tandem::kernels {
+namespace {
+
+constexpr int kTokensPerTile = 48;
+constexpr int kTilesPerThread = 6;
+constexpr int64_t kPanelMultiple = 8;  // panels that the register tiles of few tokens take at once
+constexpr int64_t kMinTileWork = 32 << 10;
+
+// About what a panel costs for one token tile, in bytes read: 16 multiply-adds take as long as a byte.
+int64_t PanelWork(const Activations& x, const Matrix& w) {
+  return w.panel_bytes() + std::min(x.tokens(), kTokensPerTile) * w.cols();
+}
+
+}  // namespace
 
 Activations::Activations(int max_tokens, int max_cols, ActivationType type) : type_(type) {
   const size_t size = static_cast<size_t>(max_tokens) * max_cols;
@@ -13,7 +30,7 @@ Activations::Activations(int max_tokens, int max_cols, ActivationType type) : ty
     q_.resize(size);
     scales_.resize(size / kBlockColumns);
     sums_.resize(size / kBlockColumns);
-    quant_sums_.resize(size / kBlockColumns);
+    negated_sums_.resize(size / kBlockColumns);
   }
 }
 
@@ -39,9 +56,9 @@ void Activations::Load(std::span<const float> x, int tokens, int cols, ThreadPoo
       const size_t at = static_cast<size_t>(t) * blocks + b;
       const std::span<int8_t> q = std::span(q_).subspan(at * kBlockColumns, kBlockColumns);
       scales_[at] = QuantiseReference(x.subspan(at * kBlockColumns, kBlockColumns), q);
-      quant_sums_[at] = 0;
-      for (const int8_t v : q) quant_sums_[at] += v;
-      sums_[at] = scales_[at] * static_cast<float>(quant_sums_[at]);
+      negated_sums_[at] = 0;
+      for (const int8_t v : q) negated_sums_[at] -= v;
+      sums_[at] = scales_[at] * static_cast<float>(-negated_sums_[at]);
     }
   });
 }
@@ -51,9 +68,58 @@ void Gemm(const Activations& x, const Matrix& w, float* y, int64_t stride, Threa
   GemmMany(x, {&output, 1}, pool);
 }
 
+bool UsesIntegers(const Activations& x, const Matrix& w) {
+  return x.type() == ActivationType::kInt8 && IsQuantised(w.type());
+}
+
 void GemmMany(const Activations& x, std::span<const GemmOutput> outputs, ThreadPool& pool) {
-  pool.ForEachTile(static_cast<int>(outputs.size()),
-                   [&](int i) { GemmReference(x, *outputs[i].w, outputs[i].y, outputs[i].stride); });
+  // Tiles cover kTokensPerTile tokens and as many panels as make them worth a thread's while, yet several per
+  // thread, so that none waits long for the last.
+  const int token_tiles = (x.tokens() + kTokensPerTile - 1) / kTokensPerTile;
+  int64_t total_work = 0;
+  for (const GemmOutput& output : outputs) {
+    TANDEM_CHECK(output.w->cols() == x.cols());
+    total_work += output.w->num_panels() * PanelWork(x, *output.w);
+  }
+  const int64_t tile_work = pool.num_threads() == 1
+                                ? total_work
+                                : std::max(kMinTileWork, total_work / (pool.num_threads() * kTilesPerThread));
+  const auto panels_per_tile = [&](const Matrix& w) {
+    const int64_t panels = std::max<int64_t>(1, tile_work / PanelWork(x, w));
+    return std::min(w.num_panels(), (panels + kPanelMultiple - 1) / kPanelMultiple * kPanelMultiple);
+  };
+  const auto panel_tiles = [&](const Matrix& w) {
+    const int64_t panels = panels_per_tile(w);
+    return static_cast<int>((w.num_panels() + panels - 1) / panels);
+  };
+  int num_tiles = 0;
+  for (const GemmOutput& output : outputs) num_tiles += panel_tiles(*output.w) * token_tiles;
+
+  pool.ForEachTile(num_tiles, [&](int index) {
+    const GemmOutput* output = outputs.data();
+    while (index >= panel_tiles(*output->w) * token_tiles) {
+      index -= panel_tiles(*output->w) * token_tiles;
+      ++output;
+    }
+    const Matrix& w = *output->w;
+    const int64_t panels = panels_per_tile(w);
+    // Token tiles of the same panels follow each other: the weights stay in cache.
+    const int64_t panel = index / token_tiles * panels;
+    const int token = index % token_tiles * kTokensPerTile;
+    const GemmTile tile = {.x = &x,
+                           .w = &w,
+                           .y = output->y,
+                           .stride = output->stride == 0 ? w.rows() : output->stride,
+                           .panel_begin = panel,
+                           .panel_end = std::min(w.num_panels(), panel + panels),
+                           .token_begin = token,
+                           .token_end = std::min(x.tokens(), token + kTokensPerTile)};
+    if (UsesIntegers(x, w)) {
+      RunIntegerTile(tile);
+    } else {
+      RunFloatTile(tile);
+    }
+  });
 }
 
 }  // namespace tandem::kernels
