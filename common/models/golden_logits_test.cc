@@ -1,7 +1,10 @@
 // Logits, tapped layers and greedy ids of the tiny golden models (golden/targets, golden/gguf), in f32.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
+#include <optional>
 
 #include "common/models/golden_case.h"
 #include "common/models/model.h"
@@ -53,7 +56,7 @@ class GoldenLogits : public ::testing::TestWithParam<GoldenCase> {
   // The layers l of hidden_<l>.<prompt>, ascending.
   std::vector<int32_t> TapsOf(int prompt) const {
     std::vector<int32_t> taps;
-    const std::string suffix = "." + std::to_string(prompt);
+    const std::string suffix = fmt::format(".{}", prompt);
     for (const std::string& name : expected_->Names()) {
       if (name.starts_with("hidden_") && name.ends_with(suffix)) taps.push_back(std::stoi(name.substr(7)));
     }
@@ -62,7 +65,7 @@ class GoldenLogits : public ::testing::TestWithParam<GoldenCase> {
   }
 
   void CheckPrompt(int prompt, int chunk) {
-    const std::string suffix = "." + std::to_string(prompt);
+    const std::string suffix = fmt::format(".{}", prompt);
     const std::vector<int32_t> ids = expected_->Ints("input_ids" + suffix);
     const std::vector<int32_t> taps = TapsOf(prompt);
     ModelDriver::Sequence sequence;
@@ -73,15 +76,15 @@ class GoldenLogits : public ::testing::TestWithParam<GoldenCase> {
     std::vector<float> logits;
     for (const auto& row : result.logits) logits.insert(logits.end(), row.begin(), row.end());
     ExpectClose(logits, expected_->Floats("logits" + suffix), LogitTolerance,
-                "logits" + suffix + " in chunks of " + std::to_string(chunk));
+                fmt::format("logits{} in chunks of {}", suffix, chunk));
     for (size_t i = 0; i < taps.size(); ++i) {
-      const std::string name = "hidden_" + std::to_string(taps[i]) + suffix;
+      const std::string name = fmt::format("hidden_{}{}", taps[i], suffix);
       const std::vector<float> hidden = expected_->Floats(name);
       float largest = 0;
       for (const float h : hidden) largest = std::max(largest, std::abs(h));
       ExpectClose(
           result.taps[i], hidden, [&](float) { return kHiddenTolerance * largest; },
-          name + " in chunks of " + std::to_string(chunk));
+          fmt::format("{} in chunks of {}", name, chunk));
     }
   }
 
@@ -95,7 +98,7 @@ class GoldenLogits : public ::testing::TestWithParam<GoldenCase> {
 TEST_P(GoldenLogits, LogitsAndTapsMatchInOneGoInChunksAndTokenByToken) {
   if (model_ == nullptr) return;
   int prompt = 0;
-  for (; expected_->Has("input_ids." + std::to_string(prompt)); ++prompt) {
+  for (; expected_->Has(fmt::format("input_ids.{}", prompt)); ++prompt) {
     if (std::filesystem::is_directory(GetParam().model)) {
       EXPECT_FALSE(TapsOf(prompt).empty());
     }

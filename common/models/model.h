@@ -27,7 +27,7 @@ namespace tandem::models {
 struct ModelOptions {
   // How linear layers and the embedding are held; absent = chosen per tensor (weight_policy.h): what the file
   // holds without loss, which for quantised files is about the file's own width.
-  std::optional<kernels::WeightType> weight_type;
+  std::optional<kernels::WeightType> weight_type = std::nullopt;
   kernels::ActivationType activation_type = kernels::ActivationType::kInt8;
   kernels::KvType kv_type = kernels::KvType::kBF16;
   int max_step_tokens = 512;  // rows of one Forward, 1 to kMaxStepTokens

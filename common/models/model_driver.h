@@ -25,7 +25,7 @@ class ModelDriver {
  public:
   struct Sequence {
     int32_t position = 0;  // of the next row; set it back to overwrite
-    std::vector<int32_t> blocks;
+    std::vector<int32_t> blocks = {};
   };
 
   // A sequence's part of a step.

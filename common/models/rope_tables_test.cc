@@ -7,8 +7,14 @@
 namespace tandem::models {
 namespace {
 
+formats::RopeConfig Rope(double theta) {
+  formats::RopeConfig rope;
+  rope.theta = theta;
+  return rope;
+}
+
 TEST(InverseFrequencies, ArePowersOfTheta) {
-  const std::vector<float> f = InverseFrequencies({.theta = 10000.0}, 8);
+  const std::vector<float> f = InverseFrequencies(Rope(10000.0), 8);
   ASSERT_EQ(f.size(), 4u);
   EXPECT_EQ(f[0], 1.0f);
   EXPECT_FLOAT_EQ(f[1], 0.1f);
@@ -20,9 +26,9 @@ TEST(InverseFrequencies, ArePowersOfTheta) {
 // of 1024 and factors 1 and 4, up to 256 is kept and above 1024 divided by 8; 628.3 lies between:
 // smooth = (1024 / 628.32 - 1) / 3 = 0.209912, f = 0.01 * (0.790088 / 8 + 0.209912) = 0.00308673.
 TEST(InverseFrequencies, FollowTheLlama3RuleInAllThreeBranches) {
-  const formats::RopeConfig::Llama3 rule = {
-      .factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_context = 1024};
-  const std::vector<float> f = InverseFrequencies({.theta = 10000.0, .llama3 = rule}, 8);
+  formats::RopeConfig rope = Rope(10000.0);
+  rope.llama3 = {.factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_context = 1024};
+  const std::vector<float> f = InverseFrequencies(rope, 8);
   EXPECT_FLOAT_EQ(f[0], 1.0f);
   EXPECT_FLOAT_EQ(f[1], 0.1f);
   EXPECT_NEAR(f[2], 0.00308673, 1e-8);
@@ -30,8 +36,9 @@ TEST(InverseFrequencies, FollowTheLlama3RuleInAllThreeBranches) {
 }
 
 TEST(InverseFrequencies, AreDividedByTheFilesFactors) {
-  const std::vector<float> f =
-      InverseFrequencies({.theta = 10000.0, .inverse_frequency_divisors = {1.0f, 2.0f, 4.0f, 8.0f}}, 8);
+  formats::RopeConfig rope = Rope(10000.0);
+  rope.inverse_frequency_divisors = {1.0f, 2.0f, 4.0f, 8.0f};
+  const std::vector<float> f = InverseFrequencies(rope, 8);
   EXPECT_FLOAT_EQ(f[0], 1.0f);
   EXPECT_FLOAT_EQ(f[1], 0.05f);
   EXPECT_FLOAT_EQ(f[2], 0.0025f);
@@ -40,7 +47,7 @@ TEST(InverseFrequencies, AreDividedByTheFilesFactors) {
 
 TEST(RopeTables, HoldCosineAndSineOfEveryPosition) {
   ThreadPool pool(2);
-  const formats::RopeConfig rope = {.theta = 500.0};
+  const formats::RopeConfig rope = Rope(500.0);
   const auto tables = RopeTables::Create(rope, 6, 1000, pool);
   ASSERT_TRUE(tables.ok()) << tables.status();
   const std::vector<float> f = InverseFrequencies(rope, 6);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "common/models/golden_case.h"
 #include "common/models/model.h"
@@ -59,7 +60,7 @@ TEST_F(TrainedPair, TappedLayersAreTheDraftersFeatures) {
   const std::vector<int32_t> taps = facts.at("target_layer_ids");
   const size_t hidden = model_->config().hidden_size;
   for (const auto& [name, prompt] : facts.at("prompts").items()) {
-    const std::vector<int32_t> ids = prompt.at("input_ids");
+    const std::vector<int32_t> ids = prompt.at("token_ids");
     const std::vector<float> features = expected.Floats(name + ".features");
     ModelDriver::Sequence sequence;
     const auto result = driver_->Run(sequence, ids, 16, /*with_logits=*/false, taps);
