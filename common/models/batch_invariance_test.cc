@@ -67,7 +67,7 @@ std::vector<Reference> MakeReferences(Model& model) {
 // Runs all references at once through random ragged steps and compares every logits row and tap asked for.
 class RandomSchedule {
  public:
-  RandomSchedule(Model& model, const std::vector<Reference>& references, unsigned seed)
+  RandomSchedule(Model& model, std::span<const Reference> references, unsigned seed)
       : model_(model),
         references_(references),
         random_(seed),
@@ -151,7 +151,7 @@ class RandomSchedule {
   }
 
   Model& model_;
-  const std::vector<Reference>& references_;
+  const std::span<const Reference> references_;
   std::mt19937 random_;
   ModelDriver driver_;
   std::vector<ModelDriver::Sequence> sequences_;
@@ -163,6 +163,8 @@ struct Numerics {
   KvType kv_type;
 };
 
+// Both numbers of threads on every target. The target SCALAR is some hundred times slower than the others and
+// gets the shorter sequences only.
 void ExpectInvariant(const formats::Checkpoint& checkpoint, const Numerics& numerics, int num_schedules) {
   std::vector<Reference> references;
   unsigned seed = 1;
@@ -183,7 +185,9 @@ void ExpectInvariant(const formats::Checkpoint& checkpoint, const Numerics& nume
       for (int i = 0; i < num_schedules && !::testing::Test::HasFailure(); ++i) {
         SCOPED_TRACE(::testing::Message() << (*model)->NumericsId() << " on " << target << ", " << num_threads
                                           << " threads, schedule " << seed);
-        RandomSchedule(**model, references, seed++).Run();
+        const size_t num_sequences =
+            target == "SCALAR" ? std::min<size_t>(3, references.size()) : references.size();
+        RandomSchedule(**model, std::span(references).first(num_sequences), seed++).Run();
       }
     }
   }

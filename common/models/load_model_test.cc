@@ -23,7 +23,7 @@ class LoadModelTest : public ::testing::Test {
             {"tie_word_embeddings", true}};
   }
 
-  // Every byte of the weights is `fill`: 0x3c makes 0.0115, 0x7f NaN.
+  // Every byte of the weights is `fill`: 0x3c makes 0.0115, 0xff NaN.
   std::unique_ptr<formats::Checkpoint> Write(const nlohmann::json& config, char fill = 0x3c) {
     const auto parsed = formats::ParseHuggingFaceConfig(config.dump(), "", "config.json");
     EXPECT_TRUE(parsed.ok()) << parsed.status();
@@ -106,7 +106,7 @@ TEST_F(LoadModelTest, RefusesShapesThatTheKernelsCannotDo) {
 }
 
 TEST_F(LoadModelTest, RefusesWeightsThatAreNotFinite) {
-  const absl::Status status = LoadModel(*Write(Config(), 0x7f), {}, pool_).status();
+  const absl::Status status = LoadModel(*Write(Config(), '\xff'), {}, pool_).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_THAT(std::string(status.message()), HasSubstr("model.embed_tokens.weight"));
 }

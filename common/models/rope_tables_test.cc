@@ -24,14 +24,14 @@ TEST(InverseFrequencies, ArePowersOfTheta) {
 
 // theta 10^4, 8 dimensions: wavelengths 2 pi, 20 pi, 200 pi, 2000 pi = 6.28, 62.8, 628, 6283. With a context
 // of 1024 and factors 1 and 4, up to 256 is kept and above 1024 divided by 8; 628.3 lies between:
-// smooth = (1024 / 628.32 - 1) / 3 = 0.209912, f = 0.01 * (0.790088 / 8 + 0.209912) = 0.00308673.
+// smooth = (1024 / 628.32 - 1) / 3 = 0.209916, f = 0.01 * (0.790084 / 8 + 0.209916) = 0.00308676.
 TEST(InverseFrequencies, FollowTheLlama3RuleInAllThreeBranches) {
   formats::RopeConfig rope = Rope(10000.0);
   rope.llama3 = {.factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_context = 1024};
   const std::vector<float> f = InverseFrequencies(rope, 8);
   EXPECT_FLOAT_EQ(f[0], 1.0f);
   EXPECT_FLOAT_EQ(f[1], 0.1f);
-  EXPECT_NEAR(f[2], 0.00308673, 1e-8);
+  EXPECT_NEAR(f[2], 0.00308676, 1e-8);
   EXPECT_FLOAT_EQ(f[3], 0.001f / 8);
 }
 
