@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/base/status.h"
+#include "common/kernels/cpu/attention_tile.h"
 #include "common/kernels/half.h"
 
 namespace tandem::kernels {
@@ -10,6 +12,8 @@ namespace {
 
 // Rows of one sequence per parallel tile. Two tiles may write different lanes of one block.
 constexpr int kRowsPerWrite = 16;
+constexpr int kTilesPerThread = 4;
+constexpr int kMinPairs = 4;  // below, reading the KV several times costs more than an idle thread
 
 template <typename T>
 void Store(std::byte* base, int64_t index, T value) {
@@ -69,8 +73,42 @@ void WriteKv(const float* k, const float* v, int64_t stride, int layer,
 void Attention(const float* q, int64_t q_stride, int layer, std::span<const SequenceRows> sequences,
                const KvCache& cache, int num_heads, float scale, float* out, int64_t out_stride,
                ThreadPool& pool) {
-  pool.ForEachTile(static_cast<int>(sequences.size()), [&](int s) {
-    AttentionReference(q, q_stride, layer, sequences.subspan(s, 1), cache, num_heads, scale, out, out_stride);
+  const int kv_heads = cache.layout().layers[layer].num_kv_heads;
+  TANDEM_CHECK(num_heads % kv_heads == 0);
+  const int heads_per_kv = num_heads / kv_heads;
+  // Full groups read each KV tile for as many pairs as can be; a step with few of them is cut finer, so that
+  // all threads have something to do.
+  int64_t num_groups = 0;
+  const auto groups_of = [&](const SequenceRows& rows, int group) {
+    return (rows.num_rows * heads_per_kv + group - 1) / group;
+  };
+  int group = kMaxPairs;
+  for (; group > kMinPairs; group /= 2) {
+    num_groups = 0;
+    for (const SequenceRows& rows : sequences) num_groups += int64_t{groups_of(rows, group)} * kv_heads;
+    if (num_groups >= int64_t{kTilesPerThread} * pool.num_threads() || pool.num_threads() == 1) break;
+  }
+  num_groups = 0;
+  for (const SequenceRows& rows : sequences) num_groups += int64_t{groups_of(rows, group)} * kv_heads;
+  pool.ForEachTile(static_cast<int>(num_groups), [&](int index) {
+    const SequenceRows* rows = sequences.data();
+    while (index >= groups_of(*rows, group) * kv_heads) {
+      index -= groups_of(*rows, group) * kv_heads;
+      ++rows;
+    }
+    const int begin = index / kv_heads * group;
+    RunAttentionTile({.q = q,
+                      .q_stride = q_stride,
+                      .out = out,
+                      .out_stride = out_stride,
+                      .cache = &cache,
+                      .rows = rows,
+                      .layer = layer,
+                      .kv_head = index % kv_heads,
+                      .heads_per_kv = heads_per_kv,
+                      .scale = scale,
+                      .pair_begin = begin,
+                      .pair_end = std::min(rows->num_rows * heads_per_kv, begin + group)});
   });
 }
 

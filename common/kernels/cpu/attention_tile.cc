@@ -1,0 +1,310 @@
+// The loops of attention.h for a group of (row, query head) pairs, span by span: all scores of a span, then
+// the running maxima and exponentials of each pair, then the weighted sums of V with the outputs in
+// registers.
+#include "common/kernels/cpu/attention_tile.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "common/base/status.h"
+#include "common/kernels/cpu/targets.h"
+//
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "common/kernels/cpu/attention_tile.cc"
+#include "hwy/foreach_target.h"
+//
+#include "common/kernels/cpu/lanes-inl.h"
+#include "common/kernels/cpu/math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tandem::kernels::HWY_NAMESPACE {
+namespace {
+
+static_assert(kKvBlockPositions == kLanes);
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+inline constexpr int kSpanTiles = kAttentionSpan / kKvBlockPositions;
+static_assert(kSpanTiles <= kLanes);  // one vector holds a span's rescaling factors
+
+// Register tiles: pairs x KV tiles for scores, pairs x vectors of head dimension for outputs.
+inline constexpr int kPairBatch = kRegs == 1 ? 4 : 2;
+inline constexpr int kScoreTiles = kRegs == 1 ? 4 : 2;
+inline constexpr int kOutputVectors = kRegs == 1 ? 4 : 2;
+
+// Everything a group of pairs needs, on the caller's stack.
+struct Work {
+  // q * scale, [head_dim][kMaxPairs]: one column's values of neighbouring pairs are neighbours.
+  alignas(64) float q[kMaxHeadDim * kMaxPairs];
+  // Scores, then exponentials of one span: [pairs][span].
+  alignas(64) float s[kMaxPairs * kAttentionSpan];
+  // exp(m - m') of one span: [pairs][tile].
+  alignas(64) float c[kMaxPairs * kLanes];
+  // Outputs of this span and of those before, [pairs][kMaxHeadDim].
+  alignas(64) float o[kMaxPairs * kMaxHeadDim];
+  alignas(64) float total_o[kMaxPairs * kMaxHeadDim];
+  float m[kMaxPairs], l[kMaxPairs], total_m[kMaxPairs], total_l[kMaxPairs];
+  int position[kMaxPairs] = {};
+};
+
+// Where a span's K and V of one KV head lie.
+struct SpanKv {
+  const std::byte* k[kSpanTiles];
+  const std::byte* v[kSpanTiles];
+};
+
+template <KvType type>
+HWY_INLINE F32x16 LoadKv(const std::byte* base, int64_t element) {
+  if constexpr (type == KvType::kF32) {
+    return Load(reinterpret_cast<const float*>(base) + element);
+  } else {
+    return LoadBF16(reinterpret_cast<const uint16_t*>(base) + element);
+  }
+}
+
+// s[j] for `tiles` tiles from `tile` on and P pairs from `pair` on.
+template <KvType type, int P, int tiles>
+HWY_NOINLINE void Scores(const SpanKv& kv, int tile, int pair, int head_dim, Work& work) {
+  F32x16 s[P][tiles];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int i = 0; i < tiles; ++i) s[p][i] = Set(0.0f);
+  }
+  const std::byte* k[tiles];
+  for (int i = 0; i < tiles; ++i) k[i] = kv.k[tile + i];
+  const float* q = work.q + pair;
+  for (int d = 0; d < head_dim; ++d, q += kMaxPairs) {
+    F32x16 column[tiles];
+#pragma GCC unroll 8
+    for (int i = 0; i < tiles; ++i) column[i] = LoadKv<type>(k[i], int64_t{d} * kLanes);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const F32x16 value = Set(q[p]);
+#pragma GCC unroll 8
+      for (int i = 0; i < tiles; ++i) s[p][i] = MulAdd(value, column[i], s[p][i]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int i = 0; i < tiles; ++i)
+      Store(s[p][i], work.s + (pair + p) * kAttentionSpan + (tile + i) * kLanes);
+  }
+}
+
+// Visible positions of a pair in the span's tile: 16 or more means all, 0 or less none.
+HWY_INLINE int Visible(const Work& work, int pair, int span_start, int tile) {
+  return work.position[pair] + 1 - (span_start + tile * kLanes);
+}
+
+// Scores to exponentials, running maximum and sum of one pair.
+void Softmax(int pair, int span_start, int tiles, Work& work) {
+  float* const s = work.s + pair * kAttentionSpan;
+  float* const c = work.c + pair * kLanes;
+  alignas(64) float sums[kSpanTiles];
+  float m = -kInfinity;
+  std::fill(c, c + kLanes, 0.0f);
+  int used = 0;
+  for (; used < tiles && Visible(work, pair, span_start, used) > 0; ++used) {
+    const int visible = Visible(work, pair, span_start, used);
+    F32x16 scores = Load(s + used * kLanes);
+    if (visible < kLanes) scores = FirstN(scores, visible, -kInfinity);
+    const float tile_max = TreeMax(scores);
+    const float next = m > tile_max ? m : tile_max;
+    F32x16 e = ExpLanes(Sub(scores, Set(next)));
+    if (visible < kLanes) e = FirstN(e, visible, 0.0f);
+    Store(e, s + used * kLanes);
+    sums[used] = TreeSum(e);
+    c[used] = m - next;
+    m = next;
+  }
+  Store(ExpLanes(Load(c)), c);
+  float l = 0.0f;
+  for (int tile = 0; tile < used; ++tile) l = std::fma(l, c[tile], sums[tile]);
+  work.m[pair] = m;
+  work.l[pair] = l;
+}
+
+// o of P pairs and V vectors of 16 dimensions from d on, over tiles [begin, end) with `visible` positions
+// each.
+template <KvType type, int P, int V>
+HWY_NOINLINE void Outputs(const SpanKv& kv, int begin, int end, int visible, int pair, int d, int head_dim,
+                          Work& work) {
+  F32x16 o[P][V];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int i = 0; i < V; ++i) o[p][i] = Load(work.o + (pair + p) * kMaxHeadDim + d + i * kLanes);
+  }
+  for (int tile = begin; tile < end; ++tile) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const F32x16 c = Set(work.c[(pair + p) * kLanes + tile]);
+#pragma GCC unroll 8
+      for (int i = 0; i < V; ++i) o[p][i] = Mul(o[p][i], c);
+    }
+    const std::byte* const v = kv.v[tile];
+    const float* const e = work.s + pair * kAttentionSpan + tile * kLanes;
+    for (int j = 0; j < visible; ++j) {
+      F32x16 row[V];
+#pragma GCC unroll 8
+      for (int i = 0; i < V; ++i) row[i] = LoadKv<type>(v, int64_t{j} * head_dim + d + i * kLanes);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        const F32x16 value = Set(e[p * kAttentionSpan + j]);
+#pragma GCC unroll 8
+        for (int i = 0; i < V; ++i) o[p][i] = MulAdd(value, row[i], o[p][i]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int i = 0; i < V; ++i) Store(o[p][i], work.o + (pair + p) * kMaxHeadDim + d + i * kLanes);
+  }
+}
+
+// Tables by pairs - 1.
+using ScoresFunction = void (*)(const SpanKv&, int, int, int, Work&);
+using OutputsFunction = void (*)(const SpanKv&, int, int, int, int, int, int, Work&);
+
+template <KvType type, int tiles, int... i>
+ScoresFunction PickScores(int pairs, std::integer_sequence<int, i...>) {
+  static constexpr ScoresFunction kTable[] = {&Scores<type, i + 1, tiles>...};
+  return kTable[pairs - 1];
+}
+template <KvType type, int V, int... i>
+OutputsFunction PickOutputs(int pairs, std::integer_sequence<int, i...>) {
+  static constexpr OutputsFunction kTable[] = {&Outputs<type, i + 1, V>...};
+  return kTable[pairs - 1];
+}
+inline constexpr auto kPairs = std::make_integer_sequence<int, kPairBatch>();
+
+template <KvType type>
+void AllOutputs(const SpanKv& kv, int begin, int end, int visible, int pair, int pairs, int head_dim,
+                Work& work) {
+  const int vectors = (head_dim + kLanes - 1) / kLanes;
+  int i = 0;
+  for (; i + kOutputVectors <= vectors; i += kOutputVectors) {
+    PickOutputs<type, kOutputVectors>(pairs, kPairs)(kv, begin, end, visible, pair, i * kLanes, head_dim,
+                                                     work);
+  }
+  for (; i < vectors; ++i) {
+    PickOutputs<type, 1>(pairs, kPairs)(kv, begin, end, visible, pair, i * kLanes, head_dim, work);
+  }
+}
+
+// One span for all pairs of the group; leaves (m, l, o) of the span.
+template <KvType type>
+void RunSpan(const SpanKv& kv, int span_start, int tiles, int pairs, int head_dim, Work& work) {
+  for (int pair = 0; pair < pairs; pair += kPairBatch) {
+    const int batch = std::min(kPairBatch, pairs - pair);
+    int tile = 0;
+    for (; tile + kScoreTiles <= tiles; tile += kScoreTiles) {
+      PickScores<type, kScoreTiles>(batch, kPairs)(kv, tile, pair, head_dim, work);
+    }
+    for (; tile < tiles; ++tile) PickScores<type, 1>(batch, kPairs)(kv, tile, pair, head_dim, work);
+  }
+  for (int pair = 0; pair < pairs; ++pair) {
+    Softmax(pair, span_start, tiles, work);
+    float* const o = work.o + pair * kMaxHeadDim;
+    std::fill(o, o + (head_dim + kLanes - 1) / kLanes * kLanes, 0.0f);
+  }
+  for (int pair = 0; pair < pairs; pair += kPairBatch) {
+    const int batch = std::min(kPairBatch, pairs - pair);
+    // Positions ascend with the pairs: what the first sees in full, all do.
+    const int full = std::clamp((work.position[pair] + 1 - span_start) / kLanes, 0, tiles);
+    AllOutputs<type>(kv, 0, full, kLanes, pair, batch, head_dim, work);
+    const bool same_row = work.position[pair] == work.position[pair + batch - 1];
+    const int step = same_row ? batch : 1;
+    for (int p = pair; p < pair + batch; p += step) {
+      for (int tile = full; tile < tiles && Visible(work, p, span_start, tile) > 0; ++tile) {
+        const int visible = std::min(kLanes, Visible(work, p, span_start, tile));
+        AllOutputs<type>(kv, tile, tile + 1, visible, p, step, head_dim, work);
+      }
+    }
+  }
+}
+
+// Adds the span's (m, l, o) of one pair to the totals; the first span becomes them.
+void MergeSpan(int pair, bool first, int head_dim, Work& work) {
+  float* const total = work.total_o + pair * kMaxHeadDim;
+  const float* const o = work.o + pair * kMaxHeadDim;
+  if (first) {
+    work.total_m[pair] = work.m[pair];
+    work.total_l[pair] = work.l[pair];
+    for (int d = 0; d < head_dim; d += kLanes) Store(Load(o + d), total + d);
+    return;
+  }
+  const float m = work.total_m[pair] > work.m[pair] ? work.total_m[pair] : work.m[pair];
+  const float a = Exp(work.total_m[pair] - m), b = Exp(work.m[pair] - m);
+  work.total_l[pair] = std::fma(work.total_l[pair], a, work.l[pair] * b);
+  work.total_m[pair] = m;
+  for (int d = 0; d < head_dim; d += kLanes) {
+    Store(MulAdd(Load(total + d), Set(a), Mul(Load(o + d), Set(b))), total + d);
+  }
+}
+
+void AttentionTileRun(const AttentionTile& tile) {
+  const KvLayout& layout = tile.cache->layout();
+  const int head_dim = layout.layers[tile.layer].head_dim;
+  TANDEM_CHECK(head_dim <= kMaxHeadDim);
+  const int64_t element_bytes = layout.type == KvType::kF32 ? 4 : 2;
+  const int64_t half_bytes = int64_t{head_dim} * kKvBlockPositions * element_bytes;
+  const int64_t kv_offset = layout.layer_offset[tile.layer] + tile.kv_head * 2 * half_bytes;
+  const int pairs = tile.pair_end - tile.pair_begin;
+  const auto row_of = [&](int pair) { return (tile.pair_begin + pair) / tile.heads_per_kv; };
+  const auto head_of = [&](int pair) {
+    return int64_t{tile.kv_head} * tile.heads_per_kv + (tile.pair_begin + pair) % tile.heads_per_kv;
+  };
+
+  Work work;
+  for (int pair = 0; pair < pairs; ++pair) {
+    work.position[pair] = tile.rows->first_position + row_of(pair);
+    const float* const q =
+        tile.q + (tile.rows->first_row + row_of(pair)) * tile.q_stride + head_of(pair) * head_dim;
+    for (int d = 0; d < head_dim; ++d) work.q[d * kMaxPairs + pair] = q[d] * tile.scale;
+  }
+  const int last_position = work.position[pairs - 1];
+  for (int start = 0; start <= last_position; start += kAttentionSpan) {
+    // Pairs whose row lies before this span have their totals already.
+    int first_pair = 0;
+    while (first_pair < pairs && work.position[first_pair] < start) ++first_pair;
+    const int tiles = std::min(kSpanTiles, (last_position - start) / kKvBlockPositions + 1);
+    SpanKv kv;
+    for (int i = 0; i < tiles; ++i) {
+      const std::byte* const base =
+          tile.cache->block(tile.rows->blocks[start / kKvBlockPositions + i]) + kv_offset;
+      kv.k[i] = base;
+      kv.v[i] = base + half_bytes;
+    }
+    if (layout.type == KvType::kF32) {
+      RunSpan<KvType::kF32>(kv, start, tiles, pairs, head_dim, work);
+    } else {
+      RunSpan<KvType::kBF16>(kv, start, tiles, pairs, head_dim, work);
+    }
+    for (int pair = first_pair; pair < pairs; ++pair) MergeSpan(pair, start == 0, head_dim, work);
+  }
+  for (int pair = 0; pair < pairs; ++pair) {
+    float* const out =
+        tile.out + (tile.rows->first_row + row_of(pair)) * tile.out_stride + head_of(pair) * head_dim;
+    float* const o = work.total_o + pair * kMaxHeadDim;
+    const F32x16 l = Set(work.total_l[pair]);
+    for (int d = 0; d < head_dim; d += kLanes) Store(Div(Load(o + d), l), o + d);
+    std::copy(o, o + head_dim, out);
+  }
+}
+
+}  // namespace
+}  // namespace tandem::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tandem::kernels {
+
+HWY_EXPORT(AttentionTileRun);
+void RunAttentionTile(const AttentionTile& tile) { HWY_DYNAMIC_DISPATCH(AttentionTileRun)(tile); }
+
+}  // namespace tandem::kernels
+#endif
