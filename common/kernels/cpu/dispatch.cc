@@ -16,8 +16,11 @@ std::string NameOf(int64_t target) {
   return target == TANDEM_SCALAR_TARGET ? "SCALAR" : hwy::TargetName(target);
 }
 
-// Lower bits are better targets.
-int64_t SupportedMask() { return (hwy::SupportedTargets() & HWY_TARGETS) | TANDEM_SCALAR_TARGET; }
+// Lower bits are better targets. Asked once: each call of hwy::SupportedTargets forgets what Update chose.
+int64_t SupportedMask() {
+  static const int64_t mask = (hwy::SupportedTargets() & HWY_TARGETS) | TANDEM_SCALAR_TARGET;
+  return mask;
+}
 
 int64_t LowestBit(int64_t mask) { return mask & -mask; }
 
@@ -30,10 +33,11 @@ std::vector<std::string> AvailableTargets() {
 }
 
 std::string ActiveTarget() {
+  const int64_t supported = SupportedMask();
   hwy::ChosenTarget& chosen = hwy::GetChosenTarget();
-  if (!chosen.IsInitialized()) chosen.Update(SupportedMask());
+  if (!chosen.IsInitialized()) chosen.Update(supported);
   // The inverse of Update: it shifts the targets' bits down into table positions.
-  for (int64_t rest = SupportedMask(); rest != 0; rest &= rest - 1) {
+  for (int64_t rest = supported; rest != 0; rest &= rest - 1) {
     const int64_t position = HWY_CHOSEN_TARGET_SHIFT(LowestBit(rest));
     if (position == int64_t{1} << chosen.GetIndex()) return NameOf(LowestBit(rest));
   }

@@ -1,51 +1,61 @@
 #include "common/kernels/elementwise.h"
 
-#include "common/kernels/cpu/reference.h"
+#include "common/kernels/cpu/row_kernels.h"
+#include "common/kernels/cpu/row_tiles.h"
 
 namespace tandem::kernels {
 
 void RmsNorm(const float* x, std::span<const float> w, float eps, int tokens, float* y, ThreadPool& pool) {
-  pool.ForEachTile(tokens, [&](int t) {
-    const size_t at = t * w.size();
-    RmsNormReference({x + at, w.size()}, w, eps, {y + at, w.size()});
+  const auto dim = static_cast<int64_t>(w.size());
+  ForEachRange(tokens, dim, pool, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) RmsNormRow(x + t * dim, w.data(), eps, dim, y + t * dim);
   });
 }
 
 void RmsNormHeads(float* x, int64_t stride, int tokens, int heads, std::span<const float> w, float eps,
                   ThreadPool& pool) {
-  pool.ForEachTile(tokens, [&](int t) {
-    for (int h = 0; h < heads; ++h) {
-      const std::span<float> head(x + t * stride + h * w.size(), w.size());
-      RmsNormReference(head, w, eps, head);
+  const auto head_dim = static_cast<int64_t>(w.size());
+  ForEachRange(tokens, heads * head_dim, pool, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      for (int h = 0; h < heads; ++h) {
+        float* const head = x + t * stride + h * head_dim;
+        RmsNormRow(head, w.data(), eps, head_dim, head);
+      }
     }
   });
 }
 
-void AddInPlace(float* x, const float* y, int64_t n, ThreadPool&) {
-  for (int64_t i = 0; i < n; ++i) x[i] += y[i];
+void AddInPlace(float* x, const float* y, int64_t n, ThreadPool& pool) {
+  ForEachRange(n, 1, pool, [&](int64_t begin, int64_t end) { AddRow(x + begin, y + begin, end - begin); });
 }
 
 void SwiGlu(const float* gate, const float* up, int tokens, int64_t dim, float* out, ThreadPool& pool) {
-  pool.ForEachTile(tokens, [&](int t) {
-    for (int64_t i = t * dim; i < (t + 1) * dim; ++i) out[i] = SiluReference(gate[i]) * up[i];
+  ForEachRange(tokens * dim, 4, pool, [&](int64_t begin, int64_t end) {
+    SwiGluRow(gate + begin, up + begin, end - begin, out + begin);
   });
 }
 
 void EmbeddingLookup(const Matrix& table, std::span<const int32_t> ids, float* out, ThreadPool& pool) {
-  pool.ForEachTile(static_cast<int>(ids.size()), [&](int t) {
-    table.DequantizeRow(ids[t], {out + t * table.cols(), static_cast<size_t>(table.cols())});
+  const int64_t cols = table.cols();
+  ForEachRange(static_cast<int64_t>(ids.size()), cols, pool, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      table.DequantizeRow(ids[t], {out + t * cols, static_cast<size_t>(cols)});
+    }
   });
 }
 
 void Rope(float* x, int64_t stride, std::span<const int32_t> positions, int heads, int head_dim,
           const float* cos, const float* sin, ThreadPool& pool) {
-  pool.ForEachTile(static_cast<int>(positions.size()), [&](int t) {
-    const size_t half = head_dim / 2;
-    const std::span<const float> c(cos + positions[t] * half, half), s(sin + positions[t] * half, half);
-    for (int h = 0; h < heads; ++h) {
-      RopeReference({x + t * stride + int64_t{h} * head_dim, static_cast<size_t>(head_dim)}, c, s);
-    }
-  });
+  const int64_t half = head_dim / 2;
+  ForEachRange(static_cast<int64_t>(positions.size()), int64_t{heads} * head_dim, pool,
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t t = begin; t < end; ++t) {
+                   const int64_t angles = positions[t] * half;
+                   for (int h = 0; h < heads; ++h) {
+                     RopeHead(x + t * stride + int64_t{h} * head_dim, cos + angles, sin + angles, half);
+                   }
+                 }
+               });
 }
 
 }  // namespace tandem::kernels

@@ -5,7 +5,8 @@
 #include "common/base/status.h"
 #include "common/kernels/cpu/gemm_tile.h"
 #include "common/kernels/cpu/panel.h"
-#include "common/kernels/cpu/reference.h"
+#include "common/kernels/cpu/row_kernels.h"
+#include "common/kernels/cpu/row_tiles.h"
 #include "common/kernels/half.h"
 
 namespace tandem::kernels {
@@ -42,24 +43,19 @@ void Activations::Load(std::span<const float> x, int tokens, int cols, ThreadPoo
   f32_ = x.data();
   if (type_ == ActivationType::kBF16) {
     TANDEM_CHECK(size <= rounded_.size());
-    pool.ForEachTile(tokens, [&](int t) {
-      const size_t begin = static_cast<size_t>(t) * cols;
-      for (size_t i = begin; i < begin + cols; ++i) rounded_[i] = FloatFromBF16(BF16FromFloat(x[i]));
+    ForEachRange(static_cast<int64_t>(size), 1, pool, [&](int64_t begin, int64_t end) {
+      const float* const in = x.data();
+      float* const out = rounded_.data();
+      for (int64_t i = begin; i < end; ++i) out[i] = FloatFromBF16(BF16FromFloat(in[i]));
     });
     f32_ = rounded_.data();
   }
   if (type_ != ActivationType::kInt8 || cols % kBlockColumns != 0) return;
   TANDEM_CHECK(size <= q_.size());
-  const int blocks = cols / kBlockColumns;
-  pool.ForEachTile(tokens, [&](int t) {
-    for (int b = 0; b < blocks; ++b) {
-      const size_t at = static_cast<size_t>(t) * blocks + b;
-      const std::span<int8_t> q = std::span(q_).subspan(at * kBlockColumns, kBlockColumns);
-      scales_[at] = QuantiseReference(x.subspan(at * kBlockColumns, kBlockColumns), q);
-      negated_sums_[at] = 0;
-      for (const int8_t v : q) negated_sums_[at] -= v;
-      sums_[at] = scales_[at] * static_cast<float>(-negated_sums_[at]);
-    }
+  const auto num_blocks = static_cast<int64_t>(size) / kBlockColumns;
+  ForEachRange(num_blocks, 2 * kBlockColumns, pool, [&](int64_t begin, int64_t end) {
+    QuantiseRow(x.data() + begin * kBlockColumns, end - begin, q_.data() + begin * kBlockColumns,
+                scales_.data() + begin, sums_.data() + begin, negated_sums_.data() + begin);
   });
 }
 
