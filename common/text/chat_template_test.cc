@@ -56,8 +56,8 @@ TEST(ChatTemplate, EvaluatesExpressionsAsJinjaDoes) {
        "True False True False"},
       {"{{ 'x' if false }}|{{ 'x' if false else 'y' }}|{{ 'a' or 'b' }}|{{ '' or 'b' }}|{{ 0 and x.y }}",
        "|y|a|b|0"},
-      {"{{ [1, 'a', none, 2.5] }} {{ {'a': 'it\\'s'} }} {{ (1, 2) }}",
-       "[1, 'a', None, 2.5] {'a': \"it's\"} [1, 2]"},
+      {"{{ [1, 'a', none, 2.5] }} {{ {'a': 'it\\'s'} }} {{ (1, 2) }}{{ (1,) }}",
+       "[1, 'a', None, 2.5] {'a': \"it's\"} (1, 2)(1,)"},
       {"{{ 'abcd'[1:3] }} {{ 'abcd'[::-1] }} {{ 'abcd'[-1] }} {{ [1,2,3,4][::2] }} {{ [1,2,3][-2:] }} {{ "
        "'ab'[5:] }}",
        "bc dcba d [1, 3] [2, 3] "},
@@ -88,8 +88,9 @@ TEST(ChatTemplate, EvaluatesExpressionsAsJinjaDoes) {
       {"{{ 'aB'.upper() }} {{ 'aB'.lower() }} {{ 'they\\'re ok'.title() }} {{ 'they\\'re ok'|title }} {{ "
        "'aB'|capitalize }}",
        "AB ab They'Re Ok They're Ok Ab"},
-      {"{{ {'a': 1}.items() }} {{ {'a': 1}.get('b', 2) }} {{ {'a': 1}.keys() }} {{ {'a': 1}|items }}",
-       "[['a', 1]] 2 ['a'] [['a', 1]]"},
+      {"{{ {'a': 1}.items()|list }} {{ {'a': 1}.get('b', 2) }} {{ {'a': 1}.keys()|list }} {{ {'a': "
+       "1}|items|list }}",
+       "[('a', 1)] 2 ['a'] [('a', 1)]"},
       {"{{ ', '.join(['a', 'b']) }} {{ [1, 2]|join('-') }} {{ messages|join(',', attribute='role') }}",
        "a, b 1-2 user,assistant"},
       {"{{ messages|map(attribute='role')|list }} {{ ['a']|map('upper')|first }} {{ [3, 1]|sort }} {{ [1, "

@@ -17,7 +17,8 @@ struct Expr {
   enum Kind {
     kConstant,   // constant
     kName,       // name
-    kList,       // args; tuples too
+    kList,       // args
+    kTuple,      // args
     kDict,       // args: key, value, key, value, ...
     kAttribute,  // args[0].name
     kItem,       // args[0][args[1]]

@@ -191,9 +191,10 @@ class Evaluator {
         const Value* found = scope->Find(expr.name);
         return found != nullptr ? absl::StatusOr<Value>(*found) : FindFunction(expr.name);
       }
-      case Expr::kList: {
+      case Expr::kList:
+      case Expr::kTuple: {
         ASSIGN_OR_RETURN(List list, EvalAll(expr.args, 0, scope));
-        return Value::Of(std::move(list));
+        return Value::Of(std::move(list), expr.kind == Expr::kTuple);
       }
       case Expr::kDict:
         return EvalDict(expr, scope);
@@ -324,7 +325,7 @@ class Evaluator {
       ASSIGN_OR_RETURN(const auto indices, SliceIndices(expr, static_cast<int64_t>(list->size()), scope));
       List part;
       for (const size_t i : indices) part.push_back((*list)[i]);
-      return Value::Of(std::move(part));
+      return Value::Of(std::move(part), value.tuple);
     }
     if (const Text* text = value.text()) {
       RETURN_IF_ERROR(budget_.Bytes(text->size() * sizeof(size_t)));
@@ -453,13 +454,14 @@ class Evaluator {
       RETURN_IF_ERROR(joined.Append(*right.text()));
       return Value::Of(joined.Take());
     }
-    if (right.list() == nullptr) {
-      return InvalidArgument("can only concatenate list (not \"{}\") to list", TypeName(right));
+    if (right.list() == nullptr || left.tuple != right.tuple) {
+      return InvalidArgument("can only concatenate {0} (not \"{1}\") to {0}", TypeName(left),
+                             TypeName(right));
     }
     RETURN_IF_ERROR(budget_.Bytes((left.list()->size() + right.list()->size()) * sizeof(Value)));
     List joined = *left.list();
     joined.insert(joined.end(), right.list()->begin(), right.list()->end());
-    return Value::Of(std::move(joined));
+    return Value::Of(std::move(joined), left.tuple);
   }
 
   // `/` means the floor division here.

@@ -148,7 +148,7 @@ absl::StatusOr<Value> CallDictMethod(const Dict& dict, const std::string& name, 
     } else if (name == "values") {
       list.push_back(value);
     } else {
-      ASSIGN_OR_RETURN(Value pair, Value::Of(List{key, value}));
+      ASSIGN_OR_RETURN(Value pair, Value::Of(List{key, value}, /*tuple=*/true));
       list.push_back(std::move(pair));
     }
   }

@@ -133,7 +133,7 @@ class Parser {
     const auto parse = [&] { return with_condition ? ParseExpr() : ParseOr(); };
     ASSIGN_OR_RETURN(ExprPtr first, parse());
     if (!IsOperator(",")) return first;
-    ExprPtr tuple = Make(Expr::kList, line);
+    ExprPtr tuple = Make(Expr::kTuple, line);
     tuple->args.push_back(std::move(first));
     while (SkipOperator(",")) {
       if (Now().kind == Token::kBlockEnd || Now().kind == Token::kPrintEnd || IsOperator(")") ||
@@ -297,7 +297,7 @@ class Parser {
         break;
     }
     if (SkipOperator("(")) {
-      if (SkipOperator(")")) return Finish(Make(Expr::kList, token.line));
+      if (SkipOperator(")")) return Finish(Make(Expr::kTuple, token.line));
       ASSIGN_OR_RETURN(ExprPtr inner, ParseTuple(true));
       RETURN_IF_ERROR(Expect(")"));
       return inner;

@@ -68,13 +68,14 @@ absl::Status AppendRepr(const Value& value, Budget& budget, TextBuilder* out) {
   if (const Text* text = value.text()) return AppendStringRepr(*text, budget, out);
   const char* separator = "";
   if (const List* list = value.list()) {
-    RETURN_IF_ERROR(out->Append("[", true));
+    RETURN_IF_ERROR(out->Append(value.tuple ? "(" : "[", true));
     for (const Value& element : *list) {
       RETURN_IF_ERROR(out->Append(separator, true));
       RETURN_IF_ERROR(AppendRepr(element, budget, out));
       separator = ", ";
     }
-    return out->Append("]", true);
+    if (!value.tuple) return out->Append("]", true);
+    return out->Append(list->size() == 1 ? ",)" : ")", true);
   }
   if (const Dict* dict = value.dict()) {
     RETURN_IF_ERROR(out->Append("{", true));

@@ -91,12 +91,13 @@ const Value* Dict::Find(const std::string& key) const {
   return found == index.end() ? nullptr : &items[found->second].second;
 }
 
-absl::StatusOr<Value> Value::Of(List list) {
+absl::StatusOr<Value> Value::Of(List list, bool tuple) {
   int depth = 1;
   for (const Value& element : list) {
     ASSIGN_OR_RETURN(depth, DepthAround(depth, element));
   }
   Value value{std::make_shared<const List>(std::move(list))};
+  value.tuple = tuple;
   value.depth = depth;
   return value;
 }
@@ -133,7 +134,7 @@ std::string_view TypeName(const Value& value) {
                                          "float",       "str",      "list",    "dict", "Namespace",
                                          "LoopContext", "Macro",    "function"};
   static_assert(std::size(kNames) == std::variant_size_v<Value::Data>);
-  return kNames[value.data.index()];
+  return value.tuple ? "tuple" : kNames[value.data.index()];
 }
 
 bool IsTrue(const Value& value) {
@@ -158,7 +159,7 @@ absl::StatusOr<bool> Equal(const Value& a, const Value& b, Budget& budget) {
     return x->bytes() == y->bytes();
   }
   if (const List* x = a.list(), *y = b.list(); x != nullptr) {
-    if (x->size() != y->size()) return false;
+    if (x->size() != y->size() || a.tuple != b.tuple) return false;
     for (size_t i = 0; i < x->size(); ++i) {
       ASSIGN_OR_RETURN(const bool same, Equal((*x)[i], (*y)[i], budget));
       if (!same) return false;

@@ -56,6 +56,7 @@ struct Value {
                    std::shared_ptr<const Loop>, const MacroNode*, std::shared_ptr<const Method>>;
   Data data;
   bool trusted = true;  // of scalars; strings know it run by run
+  bool tuple = false;   // of lists: Python's tuple, which prints otherwise and equals no list
   int depth = 0;  // of lists and dicts: levels of containers, bounded since code that walks them recurses
 
   static Value Of(bool value) { return {value}; }
@@ -67,7 +68,7 @@ struct Value {
   static Value OfUndefined(std::string why) { return {Undefined{std::move(why)}}; }
   // kResourceExhausted if nested too deeply; kUnimplemented for elements that are no data (namespaces,
   // functions).
-  static absl::StatusOr<Value> Of(List list);
+  static absl::StatusOr<Value> Of(List list, bool tuple = false);
   static absl::StatusOr<Value> Of(Dict dict);
   // Everything in it untrusted.
   static absl::StatusOr<Value> FromInput(const nlohmann::ordered_json& json);
