@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -29,12 +30,16 @@
 namespace tandem::verifier {
 
 struct EngineOptions {
-  int64_t kv_bytes = 0;       // memory of the KV pool; 0 = a quarter of what the system has free at start
+  int64_t kv_bytes = 0;       // memory of the KV pool; 0 = a quarter of what the system has available at
+                              // start, at most what max_sequences of full context need
   int max_sequences = 64;     // in KV memory at once
   int max_step_tokens = 512;  // rows of one step, anchors, drafts and prefill together
   int prefill_chunk = 256;    // prefill rows of one sequence and step
   bool prefix_cache = true;
   int max_draft_tokens = 7;  // drafts checked per sequence and step at most
+  // Where the measured step times are kept between starts (step_time_cache.h); empty = measured at each
+  // start, which takes at most about a second.
+  std::string step_time_cache_path;
 };
 
 // What happened in one step, for metrics; durations by phase.
@@ -42,13 +47,18 @@ struct StepStats {
   int anchors = 0, draft_tokens = 0, prefill_tokens = 0, sequences = 0;
   int kv_context_tokens = 0;  // KV tokens read
   absl::Duration plan, forward, sample, deliver;
-  double predicted_seconds = 0;  // by the step-time model, before the step
+  double predicted_seconds = 0;  // forward and sample, by the step-time model, before the step
+  double prediction_error = 0;   // |predicted - real| / real
 };
 
 // Monotonic totals and present sizes, for metrics; free + cached + in use = total whenever no step runs.
 struct EngineStats {
-  int64_t preemptions = 0, prompt_tokens = 0, cached_prompt_tokens = 0, generated_tokens = 0,
-          stale_messages = 0;
+  int64_t preemptions = 0;         // of running sequences
+  int64_t refused_admissions = 0;  // ended kPreempted because they could not be placed yet
+  int64_t prompt_tokens = 0,
+          cached_prompt_tokens = 0;  // of placed admissions; of these from the prefix cache
+  int64_t generated_tokens = 0;
+  int64_t stale_messages = 0;  // entries of an unknown or older (id, epoch), drafts for another state
   int64_t drafted = 0, checked = 0, accepted = 0;
   int32_t running_sequences = 0;
   int32_t blocks_total = 0, blocks_free = 0, blocks_cached = 0;
@@ -62,6 +72,9 @@ class Engine {
                                                         ThreadPool& pool, const Clock& clock);
   virtual ~Engine() = default;
 
+  // Constant after Create; the options with what was 0 filled in, and sizes cut to the model's.
+  virtual int32_t kv_total_blocks() const = 0;
+  virtual const EngineOptions& options() const = 0;
   // Prompt and output together: min(model's context, what the pool can hold beside one window of drafts).
   virtual int32_t max_model_len() const = 0;
 
@@ -71,6 +84,9 @@ class Engine {
   // Admissions that cannot be placed now end kPreempted at their own length, those that never can kFailed.
   // Repeated admissions of the same (id, epoch) and entries of older epochs are no-ops.
   virtual void ApplyPlan(StreamId stream, Plan&& plan) = 0;
+
+  // Admissions are placed in order; the first that must wait makes the later ones of the plan wait too, so
+  // that a long prompt is not overtaken for ever. A stream above its share of sequences waits as well.
 
   // Drafts for the positions after `length` confirmed tokens, the last of which is `anchor`; dropped unless
   // exactly that is the sequence's state at its next step. At most max_draft_tokens are used.

@@ -25,7 +25,8 @@ class StepLoop {
   virtual ~StepLoop() = default;
 
   virtual StreamId OpenStream(ReportSink sink) = 0;
-  // After it returns the sink is not called any more; the sequences are freed within a step.
+  // After it returns the sink is not called any more (it waits for a call under way, so not from a sink); the
+  // sequences are freed within a step.
   virtual void CloseStream(StreamId stream) = 0;
   virtual void PostPlan(StreamId stream, Plan plan) = 0;
 

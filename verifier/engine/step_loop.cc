@@ -1,0 +1,190 @@
+#include "verifier/engine/step_loop.h"
+
+#include <atomic>
+#include <map>
+#include <thread>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "common/base/status.h"
+
+namespace tandem::verifier {
+namespace {
+
+// A stream's sink, shared by the loop and whoever closes the stream: after closing it is never called again.
+class SinkGate {
+ public:
+  explicit SinkGate(StepLoop::ReportSink sink) : sink_(std::move(sink)) {}
+
+  void Deliver(Report&& report) {
+    absl::MutexLock lock(&mu_);
+    if (open_) sink_(std::move(report));
+  }
+  // Waits for a call under way.
+  void Close() {
+    absl::MutexLock lock(&mu_);
+    open_ = false;
+  }
+
+ private:
+  absl::Mutex mu_;
+  bool open_ ABSL_GUARDED_BY(mu_) = true;
+  const StepLoop::ReportSink sink_;
+};
+
+struct Opened {
+  StreamId stream;
+  std::shared_ptr<SinkGate> gate;  // shared: it outlives whichever of the two lets go last
+};
+struct Closed {
+  StreamId stream;
+};
+struct Planned {
+  StreamId stream;
+  Plan plan;
+};
+using Command = std::variant<Opened, Closed, Planned>;
+
+class ThreadedStepLoop final : public StepLoop {
+ public:
+  ThreadedStepLoop(Engine& engine, const Clock& clock, StepObserver observer)
+      : engine_(engine), clock_(clock), observer_(std::move(observer)), stats_(engine.stats()) {
+    thread_ = std::thread([this] { Run(); });
+  }
+
+  ~ThreadedStepLoop() override {
+    {
+      absl::MutexLock lock(&mu_);
+      stop_ = true;
+      for (auto& [stream, gate] : gates_) gate->Close();
+      wake_.Signal();
+    }
+    thread_.join();
+  }
+
+  StreamId OpenStream(ReportSink sink) override {
+    auto gate = std::make_shared<SinkGate>(std::move(sink));
+    absl::MutexLock lock(&mu_);
+    const StreamId stream = ++last_stream_;
+    gates_.emplace(stream, gate);
+    PostLocked(Opened{stream, std::move(gate)});
+    return stream;
+  }
+
+  void CloseStream(StreamId stream) override {
+    TANDEM_CHECK(std::this_thread::get_id() != thread_.get_id());
+    std::shared_ptr<SinkGate> gate;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto found = gates_.find(stream);
+      if (found == gates_.end()) return;
+      gate = std::move(found->second);
+      gates_.erase(found);
+      PostLocked(Closed{stream});
+    }
+    gate->Close();
+  }
+
+  void PostPlan(StreamId stream, Plan plan) override {
+    absl::MutexLock lock(&mu_);
+    PostLocked(Planned{stream, std::move(plan)});
+  }
+
+  EngineStats stats() const override {
+    absl::MutexLock lock(&stats_mu_);
+    return stats_;
+  }
+
+  absl::Duration stalled_for() const override {
+    const int64_t since = busy_since_ns_.load();
+    return since == kIdle ? absl::ZeroDuration() : clock_.Now() - absl::Nanoseconds(since);
+  }
+
+ private:
+  static constexpr int64_t kIdle = -1;
+
+  void PostLocked(Command command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    mailbox_.push_back(std::move(command));
+    wake_.Signal();
+  }
+
+  // Receive, step, deliver. While sequences run there is always something to compute, so deadlines are met by
+  // the step they fall in; without sequences there are none, and the thread sleeps until a command comes.
+  void Run() {
+    std::vector<Command> commands;
+    while (Receive(commands)) {
+      busy_since_ns_.store(absl::ToInt64Nanoseconds(clock_.Now()));
+      for (Command& command : commands) Apply(std::move(command));
+      commands.clear();
+      if (engine_.HasWork()) {
+        for (auto& [stream, report] : engine_.Step()) {
+          if (const auto sink = sinks_.find(stream); sink != sinks_.end())
+            sink->second->Deliver(std::move(report));
+        }
+        PublishStats();
+        if (observer_) observer_(engine_.last_step(), engine_.stats());
+      } else {
+        PublishStats();
+      }
+    }
+  }
+
+  // Takes what arrived; waits for it if there is nothing else to do. False: stop.
+  bool Receive(std::vector<Command>& commands) {
+    absl::MutexLock lock(&mu_);
+    if (!engine_.HasWork()) busy_since_ns_.store(kIdle);
+    while (!stop_ && mailbox_.empty() && !engine_.HasWork()) wake_.Wait(&mu_);
+    commands.swap(mailbox_);
+    return !stop_;
+  }
+
+  void Apply(Command&& command) {
+    if (auto* opened = std::get_if<Opened>(&command)) {
+      engine_.OpenStream(opened->stream);
+      sinks_.emplace(opened->stream, std::move(opened->gate));
+    } else if (auto* closed = std::get_if<Closed>(&command)) {
+      engine_.CloseStream(closed->stream);
+      sinks_.erase(closed->stream);
+    } else {
+      auto& planned = std::get<Planned>(command);
+      engine_.ApplyPlan(planned.stream, std::move(planned.plan));
+    }
+  }
+
+  void PublishStats() {
+    const EngineStats stats = engine_.stats();
+    absl::MutexLock lock(&stats_mu_);
+    stats_ = stats;
+  }
+
+  // The loop's thread only, after construction.
+  Engine& engine_;
+  const Clock& clock_;
+  const StepObserver observer_;
+  std::map<StreamId, std::shared_ptr<SinkGate>> sinks_;
+
+  std::atomic<int64_t> busy_since_ns_{kIdle};
+
+  mutable absl::Mutex stats_mu_;
+  EngineStats stats_ ABSL_GUARDED_BY(stats_mu_);
+
+  absl::Mutex mu_;
+  absl::CondVar wake_;
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  StreamId last_stream_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<Command> mailbox_ ABSL_GUARDED_BY(mu_);
+  std::map<StreamId, std::shared_ptr<SinkGate>> gates_ ABSL_GUARDED_BY(mu_);
+
+  std::thread thread_;  // last: it uses everything above
+};
+
+}  // namespace
+
+std::unique_ptr<StepLoop> StepLoop::Start(Engine& engine, const Clock& clock, StepObserver observer) {
+  return std::make_unique<ThreadedStepLoop>(engine, clock, std::move(observer));
+}
+
+}  // namespace tandem::verifier
