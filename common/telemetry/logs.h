@@ -61,7 +61,7 @@ class LogField {
     } else if constexpr (std::is_floating_point_v<T>) {
       return static_cast<double>(value);
     } else {
-      return std::string(std::string_view(value));
+      return std::string(value);
     }
   }
   std::string name_;

@@ -1,0 +1,54 @@
+#include "verifier/service/run_outbox.h"
+
+#include <iterator>
+#include <utility>
+
+#include "verifier/service/run_messages.h"
+
+namespace tandem::verifier {
+
+RunOutbox::RunOutbox(v1::VerifierHello hello, Report first)
+    : hello_(std::move(hello)), latest_(std::move(first)) {}
+
+void RunOutbox::Put(Report report) {
+  absl::MutexLock lock(&mu_);
+  if (pending_) {
+    MergeReport(*pending_, std::move(report));
+  } else {
+    pending_ = std::move(report);
+  }
+}
+
+void RunOutbox::PutEnded(std::vector<SequenceReport> sequences) {
+  absl::MutexLock lock(&mu_);
+  std::move(sequences.begin(), sequences.end(), std::back_inserter(ended_));
+}
+
+void RunOutbox::PutDraining(absl::Duration drain) {
+  absl::MutexLock lock(&mu_);
+  draining_ = drain;
+}
+
+bool RunOutbox::Take(v1::RunResponse& out) {
+  absl::MutexLock lock(&mu_);
+  if (hello_) {
+    *out.mutable_hello() = *std::move(hello_);
+    hello_.reset();
+    return true;
+  }
+  if (draining_) {
+    out.mutable_draining()->set_drain_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(*draining_)));
+    draining_.reset();
+    return true;
+  }
+  if (!pending_ && ended_.empty()) return false;
+  Report report = pending_ ? *std::exchange(pending_, std::nullopt) : latest_;
+  std::move(ended_.begin(), ended_.end(), std::back_inserter(report.sequences));
+  ended_.clear();
+  FillReport(report, ++number_, *out.mutable_report());
+  report.sequences.clear();
+  latest_ = std::move(report);
+  return true;
+}
+
+}  // namespace tandem::verifier

@@ -1,0 +1,45 @@
+// What a verifier has to say on one Run stream, merged until it can be said.
+//
+// The stream's writer takes from it whenever no write is in flight: the Hello, then notice of a drain, then
+// reports. A slow reader hence makes reports larger, never more of them: the tokens of a sequence are joined,
+// everything else is its latest. Thread-safe; shared by the stream and the engine's sink, and may outlive the
+// stream.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "tandem/v1/run.pb.h"
+#include "verifier/engine/messages.h"
+
+namespace tandem::verifier {
+
+class RunOutbox {
+ public:
+  // `first`: what reports say about the verifier until the engine has reported.
+  RunOutbox(v1::VerifierHello hello, Report first);
+
+  // From the engine.
+  void Put(Report report) ABSL_LOCKS_EXCLUDED(mu_);
+  // Sequences that ended before the engine saw them.
+  void PutEnded(std::vector<SequenceReport> sequences) ABSL_LOCKS_EXCLUDED(mu_);
+  void PutDraining(absl::Duration drain) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // The writer's source: false if there is nothing to say.
+  bool Take(v1::RunResponse& out) ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  absl::Mutex mu_;
+  std::optional<v1::VerifierHello> hello_ ABSL_GUARDED_BY(mu_);
+  std::optional<absl::Duration> draining_ ABSL_GUARDED_BY(mu_);
+  std::optional<Report> pending_ ABSL_GUARDED_BY(mu_);
+  std::vector<SequenceReport> ended_ ABSL_GUARDED_BY(mu_);
+  Report latest_ ABSL_GUARDED_BY(mu_);  // without sequences
+  uint64_t number_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace tandem::verifier
