@@ -1,0 +1,228 @@
+// SmolLM2-135M-Instruct against golden/smollm2: exact in f32, close with int8 activations and bf16 KV.
+//
+// The reference's own ids are fed as history (teacher forcing), all items in one ragged step after another;
+// batch_invariance_test shows that decoding token by token gives the same bits, and the shortest items are
+// decoded so here too.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "common/base/sha256.h"
+#include "common/formats/checkpoint.h"
+#include "common/models/golden_case.h"
+#include "common/models/model.h"
+#include "common/models/model_driver.h"
+#include "tests/support/golden.h"
+#include "tests/support/smollm2_file.h"
+
+namespace tandem::models {
+namespace {
+
+using Item = nlohmann::json;
+
+constexpr int kMaxStepTokens = 256;
+constexpr int kShortItem = 16;  // generated tokens; shorter ones are decoded token by token too
+
+// What the model says at one generated position, given the reference's ids before it.
+struct Position {
+  int32_t argmax = 0;
+  double log_prob = 0;              // of the reference's id
+  std::vector<float> top_logprobs;  // of the reference's top ids, where there are any
+};
+
+double LogSumExp(std::span<const float> logits) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  return largest + std::log(sum);
+}
+
+class SmolLM2 : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    const std::filesystem::path directory = testing::GoldenDir() / "smollm2";
+    golden_ = nlohmann::json::parse(testing::ReadFile(directory / "smollm2.json"), nullptr, false);
+    top_.emplace(directory / "smollm2.safetensors");
+    auto checkpoint = formats::Checkpoint::Open(testing::SmolLM2File());
+    if (checkpoint.ok()) checkpoint_ = *std::move(checkpoint);
+  }
+  static void TearDownTestSuite() {
+    checkpoint_.reset();
+    top_.reset();
+  }
+
+  void SetUp() override {
+    const std::filesystem::path file = testing::SmolLM2File();
+    if (!std::filesystem::exists(file)) {
+      if (testing::IsOffline()) GTEST_SKIP() << file << " is not here and TANDEM_OFFLINE=1";
+      FAIL() << file << " is missing: run `tandem pull smollm2-135m`, or set TANDEM_OFFLINE=1";
+    }
+    ASSERT_NE(checkpoint_, nullptr) << formats::Checkpoint::Open(file).status();
+    ASSERT_TRUE(golden_.is_object() && !golden_.at("items").empty());
+  }
+
+  std::unique_ptr<Model> Load(kernels::ActivationType activations, kernels::KvType kv_type) {
+    auto model = LoadModel(*checkpoint_,
+                           {.activation_type = activations,
+                            .kv_type = kv_type,
+                            .max_step_tokens = kMaxStepTokens,
+                            .max_logits_rows = kMaxStepTokens,
+                            .max_positions = 2048},
+                           pool_);
+    EXPECT_TRUE(model.ok()) << model.status();
+    return *std::move(model);
+  }
+
+  // One item after the other, several to a step; per item its generated positions.
+  std::vector<std::vector<Position>> TeacherForced(Model& model);
+
+  static std::string TopName(size_t item, const char* what) { return fmt::format("{}.top_{}", item, what); }
+
+  static inline nlohmann::json golden_;
+  static inline std::optional<ExpectedTensors> top_;
+  static inline std::unique_ptr<formats::Checkpoint> checkpoint_;
+  ThreadPool pool_{2};
+};
+
+// The item's rows still to be computed, and where its results go.
+struct Running {
+  size_t item;
+  std::vector<int32_t> prompt, output, tokens;  // tokens: both, without the last
+  ModelDriver::Sequence sequence = {};
+};
+
+std::vector<std::vector<Position>> SmolLM2::TeacherForced(Model& model) {
+  std::vector<Running> waiting;
+  for (size_t i = 0; i < golden_.at("items").size(); ++i) {
+    const Item& item = golden_.at("items")[i];
+    Running& running = waiting.emplace_back(Running{i, item.at("prompt_ids"), item.at("output_ids"), {}});
+    running.tokens = running.prompt;
+    running.tokens.insert(running.tokens.end(), running.output.begin(), running.output.end() - 1);
+  }
+  std::vector<std::vector<Position>> results(waiting.size());
+  ModelDriver driver(model, static_cast<int>(waiting.size()) * 64);
+  while (true) {
+    std::vector<ModelDriver::Piece> pieces;
+    std::vector<Running*> members;
+    size_t budget = kMaxStepTokens;
+    for (Running& running : waiting) {
+      const size_t begin = running.sequence.position;
+      const size_t count = std::min(budget, running.tokens.size() - begin);
+      if (count == 0) continue;
+      budget -= count;
+      ModelDriver::Piece& piece = pieces.emplace_back();
+      members.push_back(&running);
+      piece.sequence = &running.sequence;
+      piece.tokens.assign(running.tokens.begin() + begin, running.tokens.begin() + begin + count);
+      for (size_t i = 0; i < count; ++i) {
+        if (begin + i + 1 >= running.prompt.size()) piece.logits_at.push_back(static_cast<int32_t>(i));
+      }
+    }
+    if (pieces.empty()) return results;
+    const auto step = driver.Step(pieces);
+    for (size_t m = 0; m < members.size(); ++m) {
+      Running& running = *members[m];
+      std::vector<Position>& positions = results[running.item];
+      std::vector<int32_t> top_ids;
+      if (top_->Has(TopName(running.item, "ids"))) top_ids = top_->Ints(TopName(running.item, "ids"));
+      const size_t num_top = top_ids.size() / running.output.size();
+      for (const std::vector<float>& logits : step[m].logits) {
+        const size_t at = positions.size();
+        const double log_sum = LogSumExp(logits);
+        Position& position = positions.emplace_back();
+        position.argmax = ModelDriver::Argmax(logits);
+        position.log_prob = logits[running.output[at]] - log_sum;
+        for (size_t k = 0; k < num_top; ++k) {
+          position.top_logprobs.push_back(static_cast<float>(logits[top_ids[at * num_top + k]] - log_sum));
+        }
+      }
+      if (running.sequence.position == static_cast<int32_t>(running.tokens.size())) {
+        driver.Release(running.sequence);
+        running.tokens.clear();
+      }
+    }
+  }
+}
+
+double MeanNegativeLogProb(const std::vector<std::vector<Position>>& items) {
+  double sum = 0;
+  int count = 0;
+  for (const auto& positions : items) {
+    for (const Position& position : positions) sum -= position.log_prob, ++count;
+  }
+  return sum / count;
+}
+
+TEST_F(SmolLM2, FileIsTheOneOfTheReference) {
+  const auto sha256 = Sha256OfFile(testing::SmolLM2File());
+  ASSERT_TRUE(sha256.ok()) << sha256.status();
+  EXPECT_EQ(*sha256, golden_.at("sha256"));
+}
+
+TEST_F(SmolLM2, GreedyIdsAndLogProbsAreTheReferencesInF32) {
+  const auto model = Load(kernels::ActivationType::kF32, kernels::KvType::kF32);
+  const auto results = TeacherForced(*model);
+  int num_compared = 0, num_top = 0;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const Item& item = golden_.at("items")[i];
+    const std::vector<int32_t> output = item.at("output_ids");
+    const std::vector<double> margins = item.at("margins");
+    ASSERT_EQ(results[i].size(), output.size());
+    for (size_t at = 0; at < output.size() && margins[at] > 1e-3; ++at, ++num_compared) {
+      ASSERT_EQ(results[i][at].argmax, output[at]) << "item " << i << ", output " << at;
+    }
+    if (!top_->Has(TopName(i, "logprobs"))) continue;
+    const std::vector<float> expected = top_->Floats(TopName(i, "logprobs"));
+    std::vector<float> actual;
+    for (const Position& position : results[i]) {
+      actual.insert(actual.end(), position.top_logprobs.begin(), position.top_logprobs.end());
+    }
+    ASSERT_EQ(actual.size(), expected.size());
+    for (size_t k = 0; k < actual.size(); ++k, ++num_top) {
+      ASSERT_NEAR(actual[k], expected[k], 5e-4) << "item " << i << ", log-probability " << k;
+    }
+  }
+  EXPECT_GT(num_compared, 0);
+  EXPECT_GT(num_top, 0) << "no item with top_logprobs";
+
+  ModelDriver driver(*model, 128);
+  for (const Item& item : golden_.at("items")) {
+    const std::vector<int32_t> output = item.at("output_ids");
+    if (output.size() > kShortItem || item.at("min_margin") <= 1e-3) continue;
+    const std::vector<int32_t> prompt = item.at("prompt_ids");
+    EXPECT_EQ(driver.Greedy(prompt, static_cast<int>(output.size())), output);
+  }
+}
+
+// Of all positions 96 % and of those with a margin above 0.5 99 % keep the reference's choice, and the
+// perplexity of its texts stays within 1 %.
+TEST_F(SmolLM2, Int8ActivationsAndBF16KvStayClose) {
+  const double exact =
+      MeanNegativeLogProb(TeacherForced(*Load(kernels::ActivationType::kF32, kernels::KvType::kF32)));
+  const auto results = TeacherForced(*Load(kernels::ActivationType::kInt8, kernels::KvType::kBF16));
+  int num_all = 0, equal_all = 0, num_clear = 0, equal_clear = 0;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const Item& item = golden_.at("items")[i];
+    for (size_t at = 0; at < results[i].size(); ++at) {
+      const bool equal = results[i][at].argmax == item.at("output_ids")[at];
+      const bool clear = item.at("margins")[at] > 0.5;
+      ++num_all;
+      equal_all += equal;
+      num_clear += clear;
+      equal_clear += clear && equal;
+    }
+  }
+  const double ratio = std::exp(MeanNegativeLogProb(results) - exact);
+  std::printf("same choice: %d of %d, with margin > 0.5 %d of %d; perplexity %.4f in f32, times %.4f\n",
+              equal_all, num_all, equal_clear, num_clear, std::exp(exact), ratio);
+  ASSERT_GT(num_clear, 0);
+  EXPECT_GE(equal_all, 0.96 * num_all);
+  EXPECT_GE(equal_clear, 0.99 * num_clear);
+  EXPECT_NEAR(ratio, 1.0, 0.01);
+}
+
+}  // namespace
+}  // namespace tandem::models
