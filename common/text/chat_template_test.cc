@@ -49,7 +49,7 @@ TEST(ChatTemplate, EvaluatesExpressionsAsJinjaDoes) {
   const Example examples[] = {
       {"{{ 1 + 2 * 3 }} {{ (1 + 2) * 3 }} {{ 7 // 2 }} {{ -7 // 2 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 1.0 }}",
        "7 9 3 -4 2 3.5 1.0"},
-      {"{{ 'a' ~ 1 ~ none ~ true }} {{ 'a' 'b' }} {{ 'ab' * 2 }}", "a1NoneTrue ab abab"},
+      {"{{ 'a' ~ 1 ~ none ~ true }} {{ 'a' 'b' }} {{ 'ab' * 2 }}{{ [1] * 2 }}", "a1NoneTrue ab abab[1, 1]"},
       {"{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 1 == 1.0 }} {{ 'a' != 'b' }} {{ 'a' < 'b' }}",
        "True False True True True"},
       {"{{ 'b' in 'abc' }} {{ 2 not in [1, 2] }} {{ 'role' in messages[0] }} {{ not true }}",
@@ -259,7 +259,7 @@ TEST(ChatTemplate, BoundsStepsMemoryDepthAndOutput) {
        {loops, doubling, dag + "{{ ns.x }}", dag + "{{ ns.x|tojson }}",
         dag + "{% set y = ns.x %}" + dag + "{{ ns.x == y }}", deep, recursion, hoard,
         std::string("{{ 'a' * 9223372036854775807 }}"), std::string("{{ range(9223372036854775807) }}"),
-        std::string("{{ 'a'|indent(99999999999) }}"),
+        std::string("{{ [1] * 9223372036854775807 }}"), std::string("{{ 'a'|indent(99999999999) }}"),
         std::string("{% for i in range(99999) %}aaaaaaaaaaaaaaaaaaaaaa{% endfor %}")}) {
     const absl::Status status = RenderSpans(source).status();
     EXPECT_EQ(status.code(), kExhausted) << source << " " << status;

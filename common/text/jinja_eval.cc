@@ -430,6 +430,8 @@ class Evaluator {
       return RepeatText(*left.text(), *right.integer());
     if (op == '*' && right.text() != nullptr && left.integer())
       return RepeatText(*right.text(), *left.integer());
+    if (op == '*' && left.list() != nullptr && right.integer()) return RepeatList(left, *right.integer());
+    if (op == '*' && right.list() != nullptr && left.integer()) return RepeatList(right, *left.integer());
     if (op == '%' && left.text() != nullptr)
       return Unimplemented("line {}: formatting with % is not supported", line);
     absl::StatusOr<Value> result = left.integer() && right.integer() && (op != '/' || floor_division)
@@ -442,6 +444,15 @@ class Evaluator {
   absl::StatusOr<Value> RepeatText(const Text& text, int64_t times) {
     ASSIGN_OR_RETURN(Text repeated, Repeat(text, times, budget_));
     return Value::Of(std::move(repeated));
+  }
+
+  absl::StatusOr<Value> RepeatList(const Value& value, int64_t times) {
+    List repeated;
+    for (int64_t i = 0; i < times && !value.list()->empty(); ++i) {
+      RETURN_IF_ERROR(budget_.Bytes(value.list()->size() * sizeof(Value)));
+      repeated.insert(repeated.end(), value.list()->begin(), value.list()->end());
+    }
+    return Value::Of(std::move(repeated), value.tuple);
   }
 
   absl::StatusOr<Value> Concatenate(const Value& left, const Value& right) {

@@ -165,6 +165,7 @@ bool IsTrusted(const Value& value) {
 
 absl::StatusOr<Value> ToInt(const Value& value, const Arguments& arguments, Budget&) {
   RETURN_IF_ERROR(arguments.Check({"default"}));
+  RETURN_IF_ERROR(RequireDefined(value));
   const Value* absent = arguments.Get(0, "default");
   Value result = absent == nullptr ? Value::Of(int64_t{0}) : *absent;
   if (const auto integer = value.integer()) {
@@ -189,6 +190,7 @@ absl::StatusOr<Value> ToInt(const Value& value, const Arguments& arguments, Budg
 
 absl::StatusOr<Value> ToFloat(const Value& value, const Arguments& arguments, Budget&) {
   RETURN_IF_ERROR(arguments.Check({"default"}));
+  RETURN_IF_ERROR(RequireDefined(value));
   const Value* absent = arguments.Get(0, "default");
   Value result = absent == nullptr ? Value::Of(0.0) : *absent;
   if (const auto number = ParseNumber(value)) result = Value::Of(*number);
@@ -237,6 +239,7 @@ absl::StatusOr<Value> Reverse(const Value& value, const Arguments& arguments, Bu
 
 absl::StatusOr<Value> Indent(const Value& value, const Arguments& arguments, Budget& budget) {
   RETURN_IF_ERROR(arguments.Check({"width", "first", "blank"}));
+  if (value.text() == nullptr) return InvalidArgument("indent: a {} is no text", TypeName(value));
   ASSIGN_OR_RETURN(const Text text, Print(value, budget));
   Text indention;
   const Value* width = arguments.Get(0, "width");
@@ -304,6 +307,7 @@ absl::StatusOr<Value> Sort(const Value& value, const Arguments& arguments, Budge
 
 absl::StatusOr<Value> DictSort(const Value& value, const Arguments& arguments, Budget& budget) {
   RETURN_IF_ERROR(arguments.Check({"case_sensitive", "by", "reverse"}));
+  RETURN_IF_ERROR(RequireDefined(value));
   ASSIGN_OR_RETURN(const std::string by, arguments.String(1, "by", "key"));
   if (by != "key" && by != "value")
     return InvalidArgument("You can only sort by either \"key\" or \"value\"");

@@ -3,6 +3,7 @@
 
 #include "common/base/status.h"
 #include "common/text/jinja_builtins.h"
+#include "common/text/jinja_print.h"
 #include "common/text/jinja_strings.h"
 
 namespace tandem::text::jinja {
@@ -15,7 +16,8 @@ constexpr std::string_view kTests[] = {
     "lt",      "le",        "gt",          "ge",      "in",      "lower",    "upper"};
 
 bool IsCallable(const Value& value) {
-  return value.Is<const MacroNode*>() || value.Is<std::shared_ptr<const Method>>();
+  // In Jinja an undefined value can be called, and then fails.
+  return value.IsUndefined() || value.Is<const MacroNode*>() || value.Is<std::shared_ptr<const Method>>();
 }
 
 // Tests that look at the value alone.
@@ -25,9 +27,7 @@ std::optional<bool> TestKind(const std::string& name, const Value& value) {
   if (name == "none") return value.IsNone();
   if (name == "string") return value.text() != nullptr;
   if (name == "mapping") return value.dict() != nullptr;
-  if (name == "sequence")
-    return value.text() != nullptr || value.list() != nullptr || value.dict() != nullptr;
-  if (name == "iterable") {
+  if (name == "sequence" || name == "iterable") {
     return value.text() != nullptr || value.list() != nullptr || value.dict() != nullptr ||
            value.IsUndefined();
   }
@@ -56,12 +56,11 @@ absl::StatusOr<bool> ApplyTest(const std::string& name, const Value& value, cons
   }
   if (name == "lower" || name == "upper") {
     RETURN_IF_ERROR(arguments.Check({}));
-    if (value.text() == nullptr) return false;
-    ASSIGN_OR_RETURN(const Text changed,
-                     ChangeCase(*value.text(), name == "lower" ? Case::kLower : Case::kUpper));
-    ASSIGN_OR_RETURN(const Text other,
-                     ChangeCase(*value.text(), name == "lower" ? Case::kUpper : Case::kLower));
-    return changed.bytes() == value.text()->bytes() && other.bytes() != value.text()->bytes();
+    ASSIGN_OR_RETURN(const Text text, Print(value, budget));
+    ASSIGN_OR_RETURN(const Text lower, ChangeCase(text, Case::kLower));
+    ASSIGN_OR_RETURN(const Text upper, ChangeCase(text, Case::kUpper));
+    // As Python has it: there is a letter, and all letters are of that case.
+    return lower.bytes() != upper.bytes() && text.bytes() == (name == "lower" ? lower : upper).bytes();
   }
   if (name == "even" || name == "odd" || name == "divisibleby") {
     RETURN_IF_ERROR(RequireDefined(value));
