@@ -1,5 +1,7 @@
 #include "common/text/chat_template.h"
 
+#include <ctime>
+
 #include "common/base/status.h"
 #include "common/text/jinja_budget.h"
 #include "common/text/jinja_eval.h"
@@ -10,6 +12,17 @@ namespace tandem::text {
 namespace {
 
 constexpr size_t kMaxSourceBytes = 1 << 20;  // templates in use have up to some 20 KB
+
+// Counts this thread's work, not its waiting: a busy machine is no reason to refuse a conversation.
+class ThreadCpuClock : public Clock {
+ public:
+  absl::Duration Now() const override {
+    timespec time = {};
+    TANDEM_CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) == 0);
+    return absl::DurationFromTimespec(time);
+  }
+  absl::Time WallNow() const override { return Clock::Real().WallNow(); }
+};
 
 class JinjaChatTemplate : public ChatTemplate {
  public:
@@ -33,7 +46,8 @@ class JinjaChatTemplate : public ChatTemplate {
     variables["add_generation_prompt"] = jinja::Value::Of(inputs.add_generation_prompt);
     if (!bos_token_.empty()) variables["bos_token"] = jinja::Value::Of(bos_token_);
     if (!eos_token_.empty()) variables["eos_token"] = jinja::Value::Of(eos_token_);
-    jinja::Budget budget(limits_, Clock::Real());
+    const ThreadCpuClock clock;
+    jinja::Budget budget(limits_, clock);
     ASSIGN_OR_RETURN(const jinja::Text text, jinja::Render(body_, std::move(variables), budget));
     return text.Spans();
   }

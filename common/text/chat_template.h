@@ -16,7 +16,7 @@ namespace tandem::text {
 struct TemplateLimits {
   int64_t max_steps = 100'000;         // statements and expressions evaluated
   int64_t max_output_bytes = 1 << 20;  // also bounds any single string
-  int64_t max_milliseconds = 50;
+  int64_t max_milliseconds = 50;       // of the thread's CPU time
 };
 
 // Thread-safe after creation.
