@@ -29,6 +29,17 @@ void RunOutbox::PutDraining(absl::Duration drain) {
   draining_ = drain;
 }
 
+bool RunOutbox::PutHeartbeat(const Report& now) {
+  absl::MutexLock lock(&mu_);
+  heartbeat_ = std::exchange(number_at_heartbeat_, number_) == number_;
+  if (!heartbeat_) return false;
+  latest_.kv_free_blocks = now.kv_free_blocks;
+  latest_.kv_cached_blocks = now.kv_cached_blocks;
+  latest_.running_sequences = now.running_sequences;
+  latest_.utilization = now.utilization;
+  return true;
+}
+
 bool RunOutbox::Take(v1::RunResponse& out) {
   absl::MutexLock lock(&mu_);
   if (hello_) {
@@ -41,7 +52,8 @@ bool RunOutbox::Take(v1::RunResponse& out) {
     draining_.reset();
     return true;
   }
-  if (!pending_ && ended_.empty()) return false;
+  if (!pending_ && ended_.empty() && !heartbeat_) return false;
+  heartbeat_ = false;
   Report report = pending_ ? *std::exchange(pending_, std::nullopt) : latest_;
   std::move(ended_.begin(), ended_.end(), std::back_inserter(report.sequences));
   ended_.clear();

@@ -28,6 +28,10 @@ class RunOutbox {
   // Sequences that ended before the engine saw them.
   void PutEnded(std::vector<SequenceReport> sequences) ABSL_LOCKS_EXCLUDED(mu_);
   void PutDraining(absl::Duration drain) ABSL_LOCKS_EXCLUDED(mu_);
+  // Once a second: makes a report without sequences if none has been sent since the last call. `now` holds
+  // the verifier's present numbers; plan number and shares stay as the engine reported them. Whether there is
+  // one to send.
+  bool PutHeartbeat(const Report& now) ABSL_LOCKS_EXCLUDED(mu_);
 
   // The writer's source: false if there is nothing to say.
   bool Take(v1::RunResponse& out) ABSL_LOCKS_EXCLUDED(mu_);
@@ -40,6 +44,8 @@ class RunOutbox {
   std::vector<SequenceReport> ended_ ABSL_GUARDED_BY(mu_);
   Report latest_ ABSL_GUARDED_BY(mu_);  // without sequences
   uint64_t number_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t number_at_heartbeat_ ABSL_GUARDED_BY(mu_) = 0;
+  bool heartbeat_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace tandem::verifier

@@ -89,5 +89,21 @@ TEST(RunOutbox, ReportsRefusedSequencesWithTheLatestNumbers) {
   ASSERT_EQ(out.report().sequences_size(), 1);
 }
 
+TEST(RunOutbox, HeartbeatsFillSilenceOnly) {
+  RunOutbox outbox(v1::VerifierHello(), First());
+  v1::RunResponse out;
+  ASSERT_TRUE(outbox.Take(out));
+  Report now;
+  now.kv_free_blocks = 8;
+  EXPECT_TRUE(outbox.PutHeartbeat(now));
+  ASSERT_TRUE(outbox.Take(out));
+  EXPECT_EQ(out.report().number(), 1u);
+  EXPECT_EQ(out.report().kv_free_blocks(), 8u);
+  EXPECT_EQ(out.report().sequence_share(), 3u);
+  EXPECT_FALSE(outbox.PutHeartbeat(now)) << "a report went out since the last one";
+  EXPECT_FALSE(outbox.Take(out));
+  EXPECT_TRUE(outbox.PutHeartbeat(now));
+}
+
 }  // namespace
 }  // namespace tandem::verifier

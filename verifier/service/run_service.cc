@@ -72,6 +72,10 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
     outbox_->PutDraining(drain);
     writer_->Wake();
   }
+  // With the service's lock held.
+  void Heartbeat(const Report& now) {
+    if (outbox_->PutHeartbeat(now)) writer_->Wake();
+  }
   // Sends what is pending, then ends.
   void EndGently(const absl::Status& status) {
     LeaveEngine();
@@ -252,8 +256,12 @@ RunService::RunService(const RunServiceOptions& options, telemetry::Metrics& met
                                          {{"stream", "run"}})) {}
 
 RunService::~RunService() {
-  absl::MutexLock lock(&mu_);
-  TANDEM_CHECK(streams_.empty());
+  {
+    absl::MutexLock lock(&mu_);
+    TANDEM_CHECK(streams_.empty());
+    heartbeats_over_ = true;
+  }
+  if (heartbeats_.joinable()) heartbeats_.join();
 }
 
 void RunService::Open(const RunIdentity& identity, StepLoop& loop) {
@@ -262,6 +270,15 @@ void RunService::Open(const RunIdentity& identity, StepLoop& loop) {
   identity_ = identity;
   loop_ = &loop;
   state_ = State::kOpen;
+  heartbeats_ = std::thread([this] { Heartbeats(); });
+}
+
+void RunService::Heartbeats() {
+  absl::MutexLock lock(&mu_);
+  while (!mu_.AwaitWithTimeout(absl::Condition(&heartbeats_over_), options_.heartbeat)) {
+    const Report now = PresentNumbers();
+    for (RunStream* stream : streams_) stream->Heartbeat(now);
+  }
 }
 
 void RunService::Drain(absl::Duration patience) {
@@ -274,6 +291,8 @@ void RunService::Drain(absl::Duration patience) {
     mu_.AwaitWithTimeout(absl::Condition(&no_streams), std::min(kDrainPoll, deadline - absl::Now()));
   }
   for (RunStream* stream : streams_) stream->EndGently(DrainingError());
+  heartbeats_over_ = true;
+  loop_ = nullptr;  // nobody is in the engine any more, and nobody gets in
   if (mu_.AwaitWithTimeout(absl::Condition(&no_streams), kLastReports)) return;
   for (RunStream* stream : streams_) stream->EndNow(DrainingError());
 }
@@ -290,7 +309,7 @@ bool RunService::draining() const {
 
 absl::Status RunService::Enter(RunStream& stream) {
   absl::MutexLock lock(&mu_);
-  stream.Prepare(identity_, FirstReport());
+  stream.Prepare(identity_, PresentNumbers());
   if (state_ == State::kStarting) return Unavailable("verifier is starting");
   if (state_ == State::kDraining) return DrainingError();
   if (static_cast<int>(streams_.size()) >= options_.max_streams) {
@@ -300,7 +319,7 @@ absl::Status RunService::Enter(RunStream& stream) {
   return absl::OkStatus();
 }
 
-Report RunService::FirstReport() const {
+Report RunService::PresentNumbers() const {
   Report report;
   if (loop_ == nullptr) return report;
   const EngineStats stats = loop_->stats();

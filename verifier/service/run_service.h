@@ -14,6 +14,7 @@
 #include <prometheus/counter.h>
 
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -32,6 +33,7 @@ struct RunServiceOptions {
   absl::Duration hello_timeout = absl::Seconds(5);  // for a gateway's first message
   absl::Duration retry_after = absl::Seconds(1);    // told to gateways that are refused
   int max_streams = 64;                             // gateways at once
+  absl::Duration heartbeat = absl::Seconds(1);      // a stream without reports gets one this often
 };
 
 // Largest message of a Run stream: 1,024 admissions of some thousand tokens each.
@@ -62,8 +64,9 @@ class RunService final : public v1::Verifier::CallbackService {
   // Prepares the stream, and takes it unless the status says why not.
   absl::Status Enter(class RunStream& stream) ABSL_LOCKS_EXCLUDED(mu_);
   void Leave(class RunStream& stream) ABSL_LOCKS_EXCLUDED(mu_);
-  // The verifier's numbers for a stream to which the engine has not reported yet.
-  Report FirstReport() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The verifier's numbers, for streams to which the engine has nothing to report.
+  Report PresentNumbers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Heartbeats() ABSL_LOCKS_EXCLUDED(mu_);
   bool draining() const ABSL_LOCKS_EXCLUDED(mu_);
 
   const RunServiceOptions options_;
@@ -74,10 +77,12 @@ class RunService final : public v1::Verifier::CallbackService {
 
   mutable absl::Mutex mu_;
   State state_ ABSL_GUARDED_BY(mu_) = State::kStarting;
-  // Constant once a stream has been taken.
+  // Constant while streams are in the engine.
   RunIdentity identity_;
   StepLoop* loop_ = nullptr;
   absl::flat_hash_set<class RunStream*> streams_ ABSL_GUARDED_BY(mu_);
+  bool heartbeats_over_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread heartbeats_;  // from Open until the end of Drain
 };
 
 }  // namespace tandem::verifier

@@ -137,6 +137,8 @@ class Peer {
 
 class RunServiceTest : public ::testing::Test {
  protected:
+  explicit RunServiceTest(absl::Duration heartbeat = absl::Minutes(1))
+      : service_({.hello_timeout = absl::Milliseconds(500), .heartbeat = heartbeat}, metrics_, log_) {}
   void SetUp() override {
     auto listener = rpc::Listener::Bind({"127.0.0.1", 0, ""});
     ASSERT_TRUE(listener.ok()) << listener.status();
@@ -203,7 +205,7 @@ class RunServiceTest : public ::testing::Test {
   telemetry::Logger log_{{.service = "tandem-test", .level = "error"}};
   telemetry::Health health_{{"tandem.v1.Verifier"}};
   FakeStepLoop loop_;
-  RunService service_{{.hello_timeout = absl::Milliseconds(500)}, metrics_, log_};
+  RunService service_;
   std::unique_ptr<rpc::RpcServer> server_;
 };
 
@@ -387,6 +389,21 @@ TEST_F(RunServiceTest, BeforeItIsOpenStreamsAreToldToComeBack) {
   const auto pushback = metadata.find("grpc-retry-pushback-ms");
   ASSERT_NE(pushback, metadata.end());
   EXPECT_EQ(std::string(pushback->second.data(), pushback->second.size()), "1000");
+}
+
+class RunHeartbeatTest : public RunServiceTest {
+ protected:
+  RunHeartbeatTest() : RunServiceTest(absl::Milliseconds(20)) {}
+};
+
+TEST_F(RunHeartbeatTest, AStreamWithoutNewsGetsTheNumbersAnyway) {
+  Open();
+  auto peer = Connected();
+  const v1::Report first = peer->Read().report();
+  EXPECT_EQ(first.number(), 1u);
+  EXPECT_EQ(first.kv_free_blocks(), 11u);
+  EXPECT_EQ(first.sequence_share(), 4u);
+  EXPECT_EQ(peer->Read().report().number(), 2u);
 }
 
 TEST_F(RunServiceTest, DrainTellsRefusesAndWaitsForWhatRuns) {
