@@ -94,13 +94,14 @@ class Verifier {
 
   // Both ports; from here on probes are answered.
   absl::Status Bind() {
-    ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener, rpc::Listener::Bind(options_.listen));
+    ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener,
+                     rpc::Listener::Bind(options_.listen, options_.insecure));
     ASSIGN_OR_RETURN(metrics_server_, telemetry::MetricsServer::Start(options_.metrics, metrics_));
     rpc::ServerOptions server;
     server.max_receive_bytes = kMaxRunMessageBytes;
     server.keepalive_time = absl::Seconds(10);
     server.keepalive_timeout = absl::Seconds(5);
-    server.insecure = options_.insecure;
+
     prometheus::Counter& exhausted =
         metrics_.AddCounter("emfile_total", "Connections delayed or refused for want of descriptors");
     ASSIGN_OR_RETURN(server_,

@@ -32,7 +32,8 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
 
 std::string QuoteForMessage(const std::string& value) {
   const bool cut = value.size() > kMaxQuotedBytes;
-  return fmt::format("'{}{}'", absl::Utf8SafeCEscape(CutAtCharacter(value, kMaxQuotedBytes)), cut ? "..." : "");
+  return fmt::format("'{}{}'", absl::Utf8SafeCEscape(CutAtCharacter(value, kMaxQuotedBytes)),
+                     cut ? "..." : "");
 }
 
 }  // namespace tandem::rpc

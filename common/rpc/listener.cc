@@ -101,7 +101,12 @@ bool IsExhaustion(int error) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const Address& address) {
+absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const Address& address, bool insecure) {
+  if (!address.is_local() && !insecure) {
+    return InvalidArgument(
+        "{} is reachable from other machines without TLS; listen on loopback, or set --insecure",
+        address.ToString());
+  }
   ASSIGN_OR_RETURN(const int fd, address.is_unix() ? ListenUnix(address) : ListenTcp(address));
   const int stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (stop_fd < 0) {

@@ -31,7 +31,9 @@ class Listener {
 
   // Binds and listens: peers can connect, and wait until Start. TCP port 0 = any. A Unix socket's file is
   // made with mode 0600; one that nobody listens on any more is replaced. kUnavailable with the cause.
-  static absl::StatusOr<std::unique_ptr<Listener>> Bind(const Address& address);
+  // An address that other machines reach is refused (kInvalidArgument) unless `insecure`: there is no TLS
+  // yet.
+  static absl::StatusOr<std::unique_ptr<Listener>> Bind(const Address& address, bool insecure = false);
   // Stops accepting, closes the socket and removes its file.
   ~Listener();
   Listener(const Listener&) = delete;

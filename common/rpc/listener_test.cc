@@ -66,9 +66,15 @@ TEST(Listener, NamesTheCauseWhenItCannotBind) {
   const auto second = Listener::Bind((*first)->address());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(second.status().message(), HasSubstr("Address already in use"));
-  EXPECT_THAT(Listener::Bind({"192.0.2.1", 1, ""}).status().message(),
+  EXPECT_THAT(Listener::Bind({"192.0.2.1", 1, ""}, /*insecure=*/true).status().message(),
               HasSubstr("cannot listen on 192.0.2.1:1: Cannot assign"));
   EXPECT_THAT(Listener::Bind({"", 0, "/no/such/directory/s"}).status().message(), HasSubstr("No such file"));
+}
+
+TEST(Listener, RefusesToListenBeyondThisMachineUnlessTold) {
+  const auto refused = Listener::Bind({"192.0.2.1", 1, ""});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(refused.status().message(), HasSubstr("192.0.2.1:1 is reachable from other machines"));
 }
 
 TEST(Listener, TakesTheAddressAgainAfterItsEnd) {

@@ -51,12 +51,6 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions&
                                                             std::unique_ptr<Listener> listener,
                                                             const std::vector<grpc::Service*>& services,
                                                             telemetry::Health& health, Hooks hooks) {
-  const Address& address = listener->address();
-  if (!address.is_local() && !options.insecure) {
-    return InvalidArgument(
-        "{} is reachable from other machines without TLS; listen on loopback, or set --insecure",
-        address.ToString());
-  }
   telemetry::EnableGrpcHealth();
   std::unique_ptr<RpcServer> server(new RpcServer(std::move(listener), health));
   grpc::ServerBuilder builder;

@@ -39,8 +39,6 @@ struct ServerOptions {
   // Soft bound of gRPC's buffers; 0 = a quarter of what the process may use (memory, or its control group's
   // limit).
   int64_t memory_quota_bytes = 0;
-  // Listen beyond this machine without TLS. Refused otherwise.
-  bool insecure = false;
 };
 
 class RpcServer {
@@ -49,8 +47,7 @@ class RpcServer {
     std::function<void()> on_exhausted = [] {};  // Listener::Hooks
   };
 
-  // kInvalidArgument if the listener's address is not local and `insecure` is not set. Health states are
-  // published before the first connection is taken.
+  // Health states are published before the first connection is taken.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options,
                                                           std::unique_ptr<Listener> listener,
                                                           const std::vector<grpc::Service*>& services,

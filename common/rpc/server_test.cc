@@ -11,8 +11,6 @@
 namespace tandem::rpc {
 namespace {
 
-using ::testing::HasSubstr;
-
 class Echo : public v1::Generation::CallbackService {
  public:
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
@@ -78,14 +76,6 @@ TEST_F(ServerTest, RefusesMessagesAndCompressionBeyondItsLimits) {
                  c.AddMetadata("big", std::string(17 << 10, 'x'));
                }).ok());
   EXPECT_TRUE(Call("still there").ok());
-}
-
-TEST_F(ServerTest, RefusesToListenBeyondThisMachineUnlessTold) {
-  auto listener = Listener::Bind({"0.0.0.0", 0, ""});
-  ASSERT_TRUE(listener.ok());
-  const auto server = RpcServer::Start({}, *std::move(listener), {&echo_}, health_, {});
-  EXPECT_EQ(server.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(server.status().message(), HasSubstr("--insecure"));
 }
 
 TEST_F(ServerTest, ShutdownRefusesNewConnections) {
