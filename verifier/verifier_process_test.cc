@@ -272,7 +272,9 @@ TEST(VerifierProcess, ComesBackOnTheSameAddressAfterAKill) {
       Gateway gateway(channel);
       EXPECT_NE(gateway.hello().incarnation(), incarnation);
       incarnation = gateway.hello().incarnation();
-      if (!fingerprint.empty()) EXPECT_EQ(gateway.hello().model_fingerprint(), fingerprint);
+      if (!fingerprint.empty()) {
+        EXPECT_EQ(gateway.hello().model_fingerprint(), fingerprint);
+      }
       fingerprint = gateway.hello().model_fingerprint();
       EXPECT_EQ(gateway.Generate({examples.prompts[0]}, Longest(examples.outputs)),
                 std::vector<std::vector<int32_t>>{examples.outputs[0]});
