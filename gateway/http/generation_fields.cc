@@ -1,0 +1,163 @@
+#include "gateway/http/generation_fields.h"
+
+#include <charconv>
+
+#include "common/base/status.h"
+#include "gateway/errors.h"
+#include "gateway/limits.h"
+
+namespace tandem::gateway::http {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+bool IsText(const Json& value, std::string_view text) {
+  return value.is_string() && value.get_ref<const std::string&>() == text;
+}
+bool IsEmptyArray(const Json& value) { return value.is_array() && value.empty(); }
+bool IsNoneOrAuto(const Json& value) { return IsText(value, "none") || IsText(value, "auto"); }
+bool IsMedium(const Json& value) { return IsText(value, "medium"); }
+bool IsTextOnly(const Json& value) {
+  return value.is_array() && value.size() == 1 && IsText(value[0], "text");
+}
+bool IsTextFormat(const Json& value) {
+  return value.is_object() && value.contains("type") && IsText(value["type"], "text");
+}
+bool Never(const Json&) { return false; }
+
+// Fields that would change the answer, and the values that would not: empty, or the API's own default.
+constexpr struct {
+  const char* name;
+  bool (*is_neutral)(const Json& value);
+} kUnsupported[] = {
+    {"tools", IsEmptyArray},
+    {"functions", IsEmptyArray},
+    {"tool_choice", IsNoneOrAuto},
+    {"function_call", IsNoneOrAuto},
+    {"response_format", IsTextFormat},
+    {"chat_template", Never},
+    {"audio", Never},
+    {"modalities", IsTextOnly},
+    {"prediction", Never},
+    {"reasoning_effort", IsMedium},
+    {"verbosity", IsMedium},
+    {"web_search_options", Never},
+};
+
+constexpr const char* kIgnored[] = {"user",         "metadata",          "store",
+                                    "service_tier", "safety_identifier", "prompt_cache_key"};
+
+void ReadMaxTokens(Fields& fields, GenerationRequest* request) {
+  std::optional<int64_t> max_completion_tokens;
+  fields.Read("max_tokens", &request->max_tokens);
+  fields.Read("max_completion_tokens", &max_completion_tokens);
+  if (!max_completion_tokens) return;
+  if (request->max_tokens && *request->max_tokens != *max_completion_tokens) {
+    fields.Fail(error::Invalid("max_completion_tokens",
+                               fmt::format("max_completion_tokens ({}) and max_tokens ({}) must be equal",
+                                           *max_completion_tokens, *request->max_tokens)));
+  }
+  request->max_tokens = max_completion_tokens;
+}
+
+// An int64, taken modulo 2^64.
+void ReadSeed(Fields& fields, GenerationRequest* request) {
+  std::optional<int64_t> seed;
+  fields.Read("seed", &seed);
+  if (seed) request->seed = static_cast<uint64_t>(*seed);
+}
+
+void ReadLogitBias(Fields& fields, GenerationRequest* request) {
+  const Json* biases = fields.Find("logit_bias");
+  if (biases == nullptr) return;
+  if (!biases->is_object())
+    return fields.Fail(WrongType("logit_bias", "an object from token id to bias", *biases));
+  for (const auto& member : biases->items()) {
+    const std::string& name = member.key();
+    int64_t id = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), id);
+    if (error != std::errc() || end != name.data() + name.size())
+      return fields.Fail(error::InvalidValue("logit_bias", "an object with token ids as keys", name));
+    const absl::StatusOr<double> bias = AsNumber(member.value(), fmt::format("logit_bias[{}]", id));
+    if (!bias.ok()) return fields.Fail(bias.status());
+    request->logit_bias.emplace_back(id, *bias);
+  }
+}
+
+}  // namespace
+
+void ReadModel(Fields& fields, std::string* model) {
+  std::optional<std::string> name;
+  fields.Read("model", &name);
+  if (!name) return fields.Fail(error::Required("model"));
+  if (name->empty() || name->size() > static_cast<size_t>(limits::kModelNameBytes))
+    return fields.Fail(
+        error::InvalidValue("model", fmt::format("a name of 1..{} bytes", limits::kModelNameBytes), *name));
+  for (const char c : *name) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F)
+      return fields.Fail(error::InvalidValue("model", "a name without control characters", *name));
+  }
+  *model = *std::move(name);
+}
+
+void ReadSamplingFields(Fields& fields, GenerationRequest* request) {
+  ReadMaxTokens(fields, request);
+  fields.Read("min_tokens", &request->min_tokens);
+  fields.Read("ignore_eos", &request->ignore_eos);
+  fields.Read("n", &request->n);
+  fields.Read("priority", &request->priority);
+  fields.Read("temperature", &request->temperature);
+  fields.Read("top_p", &request->top_p);
+  fields.Read("top_k", &request->top_k);
+  fields.Read("min_p", &request->min_p);
+  fields.Read("repetition_penalty", &request->repetition_penalty);
+  fields.Read("frequency_penalty", &request->frequency_penalty);
+  fields.Read("presence_penalty", &request->presence_penalty);
+  ReadSeed(fields, request);
+  ReadLogitBias(fields, request);
+}
+
+void ReadStop(Fields& fields, GenerationRequest* request) {
+  fields.Read("stop_token_ids", &request->stop_token_ids);
+  const Json* stop = fields.Find("stop");
+  if (stop == nullptr) return;
+  if (stop->is_string()) {
+    request->stop.push_back(stop->get<std::string>());
+    return;
+  }
+  if (!stop->is_array()) return fields.Fail(WrongType("stop", "text or an array of texts", *stop));
+  for (const Json& element : *stop) {
+    absl::StatusOr<std::string> text = AsText(element, fmt::format("stop[{}]", request->stop.size()));
+    if (!text.ok()) return fields.Fail(text.status());
+    request->stop.push_back(*std::move(text));
+  }
+}
+
+void ReadStreamFields(Fields& fields, StreamFields* stream) {
+  fields.Read("stream", &stream->stream);
+  const Json* options = fields.Find("stream_options");
+  if (options == nullptr) return;
+  if (!options->is_object()) return fields.Fail(WrongType("stream_options", "an object", *options));
+  if (!stream->stream)
+    return fields.Fail(error::Invalid("stream_options", "stream_options needs stream: true"));
+  Fields inner(*options, "stream_options");
+  inner.Read("include_usage", &stream->include_usage);
+  fields.Fail(inner.status());
+}
+
+void RefuseUnsupported(Fields& fields, const GenerationRequest& request) {
+  for (const char* name : kIgnored) fields.Ignore(name);
+  for (const auto& field : kUnsupported) {
+    const Json* value = fields.Find(field.name);
+    if (value != nullptr && !field.is_neutral(*value))
+      fields.Fail(error::Unsupported(field.name, request.model));
+  }
+  std::optional<int64_t> best_of;
+  fields.Read("best_of", &best_of);
+  const int64_t n = request.n.value_or(1);
+  if (best_of && *best_of != n)
+    fields.Fail(
+        error::UnsupportedValue("best_of", fmt::format("best_of ({}) must equal n ({})", *best_of, n)));
+}
+
+}  // namespace tandem::gateway::http

@@ -1,0 +1,24 @@
+// What the HTTP door tells whoever counts. No telemetry dependency here; the program wires it.
+#pragma once
+
+#include "absl/status/status.h"
+
+namespace tandem::gateway::http {
+
+// Called on the door's threads, from several at once; must not block.
+class HttpObserver {
+ public:
+  virtual ~HttpObserver() = default;
+  virtual void OnConnections(int /*open*/) {}
+  // accept found no descriptor, or a connection was closed at once because too many are open.
+  virtual void OnExhausted() {}
+  virtual void OnUnknownFields(int /*count*/) {}
+  // Refused by the door itself: nothing reached Generator. `route`: "chat", "models", ..., "none".
+  virtual void OnRefused(const char* /*route*/, const absl::Status& /*why*/) {}
+  // Every answer, when its head is written.
+  virtual void OnAnswer(const char* /*route*/, int /*http_status*/) {}
+  virtual void OnWriteStall() {}
+  virtual void OnStreams(const char* /*route*/, int /*open of all routes*/) {}
+};
+
+}  // namespace tandem::gateway::http
