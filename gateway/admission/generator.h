@@ -59,15 +59,15 @@ struct Started {
   std::string request_id;
   uint64_t seed = 0;
   std::vector<int32_t> prompt_tokens;  // per prompt
-  int32_t cached_prompt_tokens = 0;    // all prompts
+  int32_t cached_prompt_tokens = 0;    // of choice 0, from the verifier's prefix cache
   std::string system_fingerprint;
   std::string model;
 };
 
 struct DeltaToken {
   int32_t id = 0;
+  // With logprobs only: the token's bytes and its own value, and the likeliest, descending.
   std::string bytes;
-  // With logprobs: the token's own, and the likeliest with their bytes, descending.
   std::optional<float> logprob;
   struct Top {
     int32_t id;
@@ -88,13 +88,14 @@ struct Finished {
   int32_t choice = 0;
   enum class Reason { kStop, kLength } reason = Reason::kStop;
   int32_t prompt_tokens = 0;
+  int32_t cached_prompt_tokens = 0;  // of these, from the prefix cache at the choice's first admission
   int32_t output_tokens = 0;
   int64_t drafted = 0, checked = 0, accepted = 0;
 };
 
 // Receives one request's events, in order: Started, then per choice deltas and one Finished; or OnError at
-// any point, after which nothing comes. Called on the batcher's thread, must not block and must not call back
-// into Generator.
+// any point, after which nothing comes. Called on the batcher's thread; must not block, call back into Generator
+// or destroy its Generation.
 class EventSink {
  public:
   virtual ~EventSink() = default;
@@ -106,7 +107,8 @@ class EventSink {
 };
 
 // A running request. Destroying it cancels what still runs (within one step) and returns only when the sink
-// will not be called any more.
+// will not be called any more; it waits for a call in progress, for nothing else, so it may hold no lock that the
+// sink takes. Any thread but the sink's own calls. It may outlive the Generator.
 class Generation {
  public:
   virtual ~Generation() = default;

@@ -1,0 +1,54 @@
+#include "gateway/admission/event_loop.h"
+
+#include <utility>
+
+namespace tandem::gateway {
+
+void EventLoop::Start(std::function<absl::Duration()> after_events) {
+  after_events_ = std::move(after_events);
+  thread_ = std::thread([this] { Run(); });
+}
+
+void EventLoop::Stop() {
+  {
+    absl::MutexLock lock(&mu_);
+    stop_ = true;
+    wake_.Signal();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void EventLoop::Post(absl::AnyInvocable<void()> event) {
+  absl::MutexLock lock(&mu_);
+  if (stop_) return;
+  events_.push_back(std::move(event));
+  if (events_.size() == 1) wake_.Signal();
+}
+
+void EventLoop::Run() {
+  std::vector<absl::AnyInvocable<void()>> batch;
+  absl::Duration next_wake = absl::ZeroDuration();  // the first round needs no event
+  while (true) {
+    bool last = false;
+    {
+      absl::MutexLock lock(&mu_);
+      while (events_.empty() && !stop_) {
+        const absl::Duration wait = next_wake - clock_.Now();
+        if (wait <= absl::ZeroDuration()) break;
+        if (wait == absl::InfiniteDuration()) {
+          wake_.Wait(&mu_);
+        } else {
+          wake_.WaitWithTimeout(&mu_, wait);
+        }
+      }
+      batch.swap(events_);
+      last = stop_;
+    }
+    for (auto& event : batch) event();
+    batch.clear();
+    next_wake = after_events_();
+    if (last) return;
+  }
+}
+
+}  // namespace tandem::gateway

@@ -1,0 +1,48 @@
+// What the gateway checks of a verifier's messages before it uses any number in them. Pure functions.
+//
+// Each returns the name of the check that failed (a metric label), or nullptr.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "gateway/admission/verifier_link.h"
+
+namespace tandem::gateway {
+
+// Protocol and sampling versions that this gateway speaks.
+inline constexpr uint32_t kProtocolMajor = 1;
+inline constexpr uint32_t kMinProtocolMinor = 0;
+inline constexpr uint32_t kSamplingVersion = 1;
+
+// What a verifier must be to serve this gateway's sequences.
+struct ExpectedVerifier {
+  std::optional<ModelIdentity> identity;  // absent: any
+  std::string tokenizer_hash;
+  int32_t vocab_size = 0;
+};
+
+struct HelloMismatch {
+  const char* field;    // "protocol", "sampling_version", ...
+  std::string message;  // names field and both values
+};
+std::optional<HelloMismatch> CheckHello(const VerifierHello& hello, const ExpectedVerifier& expected);
+
+// What the gateway knows of the sequence that an entry names.
+struct KnownSequence {
+  std::span<const int32_t> ids;  // prompt and output so far
+  int32_t prompt_length = 0;
+  int32_t max_tokens = 0;
+  std::span<const int32_t> stop_token_ids;
+  std::optional<int32_t> num_logprobs;
+};
+const char* CheckSequenceReport(const SequenceReport& report, const KnownSequence& known, int32_t vocab_size);
+
+// Figures of the whole report, its number included.
+const char* CheckReport(const Report& report, uint64_t expected_number, uint64_t last_plan_number,
+                        const VerifierHello& hello);
+
+}  // namespace tandem::gateway
