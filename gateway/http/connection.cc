@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "common/base/status.h"
@@ -18,8 +19,8 @@ namespace asio = boost::asio;
 namespace beast_http = boost::beast::http;
 using boost::system::error_code;
 
-// What is read ahead of the parser: more than the headers' limit, so that the parser meets its limit first.
-constexpr size_t kReadBytes = 32 << 10;
+// What may wait for the parser: more than the headers' limit, so that the parser meets its limit first.
+constexpr size_t kReadBytes = 16 << 10;
 constexpr size_t kBufferBytes = 64 << 10;
 static_assert(kBufferBytes > limits::kHttpHeaderBytes + kReadBytes);
 
@@ -37,6 +38,7 @@ Connection::Connection(Socket socket, ServerState& state, int64_t id)
       id_(id),
       read_timer_(socket_.get_executor(), [this] { OnReadDeadline(); }),
       write_timer_(socket_.get_executor(), [this] { OnWriteStall(); }),
+      read_bytes_(kReadBytes),
       buffer_(kBufferBytes) {}
 
 void Connection::Start() {
@@ -79,7 +81,7 @@ void Connection::Read() {
   if (room == 0) return;  // the client is ahead of its answers
   reading_ = true;
   socket_.async_read_some(
-      buffer_.prepare(room),
+      asio::buffer(read_bytes_.data(), room),
       [self = shared_from_this()](const error_code& error, size_t bytes) { self->OnRead(error, bytes); });
 }
 
@@ -92,6 +94,7 @@ void Connection::OnRead(const error_code& error, size_t bytes) {
     if (error == asio::error::eof && phase_ == Phase::kAnswering && answer_complete_) return;
     return Close();
   }
+  std::memcpy(buffer_.prepare(bytes).data(), read_bytes_.data(), bytes);
   buffer_.commit(bytes);
   Process();
   Read();

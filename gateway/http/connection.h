@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "gateway/http/beast.h"
 #include "gateway/http/generation_exchange.h"
@@ -88,7 +89,8 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
 
   Phase phase_ = Phase::kHeader;
   LazyTimer read_timer_, write_timer_;
-  boost::beast::flat_buffer buffer_;
+  std::vector<char> read_bytes_;      // of the read in flight, apart from the buffer: consuming moves that
+  boost::beast::flat_buffer buffer_;  // for the parser
   std::optional<Parser> parser_;
   bool reading_ = false;
   bool request_begun_ = false;  // a byte of it has come

@@ -27,7 +27,7 @@ namespace tandem::gateway::http {
 class HttpServer {
  public:
   struct Options {
-    Address listen;         // TCP or Unix socket; port 0 = any
+    Address listen = {};    // TCP or Unix socket; port 0 = any
     bool insecure = false;  // allow an address beyond this machine: there is no TLS here
     int threads = 4;
     int max_connections = 0;  // further ones are closed at once; 0: as many as descriptors allow
@@ -47,7 +47,7 @@ class HttpServer {
     int socket_send_bytes = 128 << 10;  // kernel's send buffer of a connection; 0: the system's choice
 
     // Checks the Authorization header (empty if absent). Unset: no keys.
-    std::function<absl::Status(std::string_view authorization)> authorize;
+    std::function<absl::Status(std::string_view authorization)> authorize = nullptr;
     // What /health says.
     std::function<bool()> is_live = [] { return true; };
     const Clock* clock = &Clock::Real();  // wall time of answers
