@@ -412,13 +412,15 @@ void Connection::BeginDrain() {
 
 void Connection::Close() {
   if (phase_ == Phase::kClosed) return;
+  const std::shared_ptr<Connection> self = shared_from_this();  // the server lets go of it below
   phase_ = Phase::kClosed;
   exchange_.reset();
   read_timer_.Cancel();
   write_timer_.Cancel();
+  // Before the client can know: whoever sees the end may connect anew and must not meet the limit.
+  state_.on_closed(id_);
   error_code ignored;  // nothing to do about a failing close
   socket_.close(ignored);
-  state_.on_closed(id_);
 }
 
 }  // namespace tandem::gateway::http

@@ -45,8 +45,8 @@ GenerationExchange::GenerationExchange(AnswerPort& port, ServerState& state,
 }
 
 GenerationExchange::~GenerationExchange() {
-  generation_.reset();
   state_.observer.OnStreams(route_, --state_.open_streams);
+  generation_.reset();
 }
 
 absl::Status GenerationExchange::Start(GenerationRequest request) {
