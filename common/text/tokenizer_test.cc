@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <random>
 
 #include "absl/strings/match.h"
@@ -150,14 +150,14 @@ TEST(Tokenizer, LongWordsTakeNoQuadraticTime) {
   const auto tokenizer =
       Load(SmallTokenizer({{"a", "a"}, {"aa", "aa"}, {"aaaa", "aaaa"}, {"a", "b"}, {"Ġ", "Ġ"}}));
   // A quadratic algorithm would take minutes for each of these; a linear one well under a second.
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // CPU time
   EXPECT_EQ(Encode(*tokenizer, {{std::string(1 << 20, 'a')}}).size(), size_t{1 << 20} / 8);
   EXPECT_EQ(Encode(*tokenizer, {{std::string(1 << 20, ' ')}}).size(), size_t{1 << 20} / 2);
   EXPECT_EQ(Encode(*tokenizer, {{std::string(1 << 20, '<')}}).size(), size_t{1 << 20});
   std::string mixed;
   while (mixed.size() < 1 << 20) mixed += " \n \xc2\xa0<a1's";
   EXPECT_FALSE(Encode(*tokenizer, {{mixed}}).empty());
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
+  EXPECT_LT((std::clock() - start) / CLOCKS_PER_SEC, 60);
 }
 
 // A change to the description, and a part of the error that it must cause.
