@@ -74,7 +74,7 @@ absl::Status Decoder::Allocate() {
   const int max_rows = static_cast<int>(std::max(rows, logits_rows));
   const int max_cols = std::max({hidden_, heads_ * head_dim_, intermediate_});
   try {
-    activations_ = std::make_unique<kernels::Activations>(max_rows, max_cols, options_.activation_type);
+    input_ = std::make_unique<kernels::Activations>(max_rows, max_cols, options_.activation_type);
   } catch (const std::bad_alloc&) {
     return ResourceExhausted("no memory for activations of {} rows of {}", max_rows, max_cols);
   }
@@ -109,8 +109,9 @@ void Decoder::AttentionBranch(int layer, const Batch& batch, kernels::KvCache& c
   const int q_width = heads_ * head_dim_, kv_width = kv_heads_ * head_dim_;
 
   kernels::RmsNorm(b.x, w.attention_norm, config_.rms_norm_eps, tokens, b.normed, pool_);
-  activations_->Load({b.normed, static_cast<size_t>(tokens) * hidden_}, tokens, hidden_, pool_);
-  kernels::GemmMany(*activations_, {{{&w.q, b.q}, {&w.k, b.k}, {&w.v, b.v}}}, pool_);
+  LoadInput(b.normed, tokens, hidden_);
+  const kernels::GemmOutput qkv[] = {{&w.q, b.q}, {&w.k, b.k}, {&w.v, b.v}};
+  kernels::GemmMany(*input_, qkv, pool_);
   if (!w.q_norm.empty()) {
     kernels::RmsNormHeads(b.q, q_width, tokens, heads_, w.q_norm, config_.rms_norm_eps, pool_);
     kernels::RmsNormHeads(b.k, kv_width, tokens, kv_heads_, w.k_norm, config_.rms_norm_eps, pool_);
@@ -121,8 +122,8 @@ void Decoder::AttentionBranch(int layer, const Batch& batch, kernels::KvCache& c
   kernels::WriteKv(b.k, b.v, kv_width, layer, batch.sequences, cache, pool_);
   kernels::Attention(b.q, q_width, layer, batch.sequences, cache, heads_,
                      1.0f / std::sqrt(static_cast<float>(head_dim_)), b.attended, q_width, pool_);
-  activations_->Load({b.attended, static_cast<size_t>(tokens) * q_width}, tokens, q_width, pool_);
-  kernels::Gemm(*activations_, w.o, b.branch, hidden_, pool_);
+  LoadInput(b.attended, tokens, q_width);
+  kernels::Gemm(*input_, w.o, b.branch, hidden_, pool_);
   kernels::AddInPlace(b.x, b.branch, int64_t{tokens} * hidden_, pool_);
 }
 
@@ -132,12 +133,17 @@ void Decoder::FeedForwardBranch(int layer, const Batch& batch) {
   const int tokens = static_cast<int>(batch.tokens.size());
 
   kernels::RmsNorm(b.x, w.feed_forward_norm, config_.rms_norm_eps, tokens, b.normed, pool_);
-  activations_->Load({b.normed, static_cast<size_t>(tokens) * hidden_}, tokens, hidden_, pool_);
-  kernels::GemmMany(*activations_, {{{&w.gate, b.gate}, {&w.up, b.up}}}, pool_);
+  LoadInput(b.normed, tokens, hidden_);
+  const kernels::GemmOutput gate_up[] = {{&w.gate, b.gate}, {&w.up, b.up}};
+  kernels::GemmMany(*input_, gate_up, pool_);
   kernels::SwiGlu(b.gate, b.up, tokens, intermediate_, b.gate, pool_);
-  activations_->Load({b.gate, static_cast<size_t>(tokens) * intermediate_}, tokens, intermediate_, pool_);
-  kernels::Gemm(*activations_, w.down, b.branch, hidden_, pool_);
+  LoadInput(b.gate, tokens, intermediate_);
+  kernels::Gemm(*input_, w.down, b.branch, hidden_, pool_);
   kernels::AddInPlace(b.x, b.branch, int64_t{tokens} * hidden_, pool_);
+}
+
+void Decoder::LoadInput(const float* x, int tokens, int cols) {
+  input_->Load({x, static_cast<size_t>(tokens) * cols}, tokens, cols, pool_);
 }
 
 void Decoder::Tap(int layer, const Batch& batch, Outputs& outputs) {
@@ -158,8 +164,8 @@ void Decoder::Logits(const Batch& batch, Outputs& outputs) {
                 hidden_ * sizeof(float));
   }
   kernels::RmsNorm(b.last, weights_.final_norm, config_.rms_norm_eps, rows, b.last, pool_);
-  activations_->Load({b.last, static_cast<size_t>(rows) * hidden_}, rows, hidden_, pool_);
-  kernels::Gemm(*activations_, weights_.head(), b.logits, vocab_, pool_);
+  LoadInput(b.last, rows, hidden_);
+  kernels::Gemm(*input_, weights_.head(), b.logits, vocab_, pool_);
 }
 
 void Decoder::CheckBatch(const Batch& batch, const kernels::KvCache& cache) const {

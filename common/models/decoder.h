@@ -56,6 +56,8 @@ class Decoder : public Model {
   void CheckBatch(const Batch& batch, const kernels::KvCache& cache) const;
   void AttentionBranch(int layer, const Batch& batch, kernels::KvCache& cache);
   void FeedForwardBranch(int layer, const Batch& batch);
+  // Rounds x [tokens, cols] to the activation type, for the products that follow.
+  void LoadInput(const float* x, int tokens, int cols);
   void Tap(int layer, const Batch& batch, Outputs& outputs);
   void Logits(const Batch& batch, Outputs& outputs);
 
@@ -71,7 +73,7 @@ class Decoder : public Model {
   // Overwritten by every Forward.
   WorkArea work_area_;
   Buffers buffers_ = {};
-  std::unique_ptr<kernels::Activations> activations_;
+  std::unique_ptr<kernels::Activations> input_;  // of the next products
 };
 
 }  // namespace tandem::models

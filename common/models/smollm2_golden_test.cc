@@ -96,64 +96,80 @@ class SmolLM2 : public ::testing::Test {
   ThreadPool pool_{2};
 };
 
-// The item's rows still to be computed, and where its results go.
+// One item on its way through the model.
 struct Running {
   size_t item;
-  std::vector<int32_t> prompt, output, tokens;  // tokens: both, without the last
+  std::vector<int32_t> prompt, output;
+  std::vector<int32_t> history;  // both, without the last token, which nothing follows
   ModelDriver::Sequence sequence = {};
+  std::vector<Position> positions = {};
+
+  int32_t rows_left() const { return static_cast<int32_t>(history.size()) - sequence.position; }
+
+  // The next `count` rows, with logits from the prompt's last token on.
+  ModelDriver::Piece NextPiece(int32_t count) {
+    const auto begin = history.begin() + sequence.position;
+    ModelDriver::Piece piece = {&sequence, {begin, begin + count}, {}};
+    for (int32_t i = 0; i < count; ++i) {
+      if (sequence.position + i + 1 >= static_cast<int32_t>(prompt.size())) piece.logits_at.push_back(i);
+    }
+    return piece;
+  }
+
+  // `top_ids` [output, n] of the reference, may be empty.
+  void Record(std::span<const float> logits, std::span<const int32_t> top_ids) {
+    const size_t at = positions.size(), num_top = top_ids.size() / output.size();
+    const double log_sum = LogSumExp(logits);
+    Position& position = positions.emplace_back();
+    position.argmax = ModelDriver::Argmax(logits);
+    position.log_prob = logits[output[at]] - log_sum;
+    for (const int32_t id : top_ids.subspan(at * num_top, num_top)) {
+      position.top_logprobs.push_back(static_cast<float>(logits[id] - log_sum));
+    }
+  }
 };
 
-std::vector<std::vector<Position>> SmolLM2::TeacherForced(Model& model) {
-  std::vector<Running> waiting;
-  for (size_t i = 0; i < golden_.at("items").size(); ++i) {
-    const Item& item = golden_.at("items")[i];
-    Running& running = waiting.emplace_back(Running{i, item.at("prompt_ids"), item.at("output_ids"), {}});
-    running.tokens = running.prompt;
-    running.tokens.insert(running.tokens.end(), running.output.begin(), running.output.end() - 1);
+std::vector<Running> AllItems(const nlohmann::json& golden) {
+  std::vector<Running> items;
+  for (const Item& item : golden.at("items")) {
+    Running& running =
+        items.emplace_back(Running{items.size(), item.at("prompt_ids"), item.at("output_ids"), {}});
+    running.history = running.prompt;
+    running.history.insert(running.history.end(), running.output.begin(), running.output.end() - 1);
   }
-  std::vector<std::vector<Position>> results(waiting.size());
-  ModelDriver driver(model, static_cast<int>(waiting.size()) * 64);
+  return items;
+}
+
+std::vector<std::vector<Position>> SmolLM2::TeacherForced(Model& model) {
+  std::vector<Running> items = AllItems(golden_);
+  int num_blocks = 0;  // all items at once
+  for (const Running& running : items) {
+    num_blocks += static_cast<int>(running.history.size()) / kernels::kKvBlockPositions + 1;
+  }
+  ModelDriver driver(model, num_blocks);
   while (true) {
     std::vector<ModelDriver::Piece> pieces;
     std::vector<Running*> members;
-    size_t budget = kMaxStepTokens;
-    for (Running& running : waiting) {
-      const size_t begin = running.sequence.position;
-      const size_t count = std::min(budget, running.tokens.size() - begin);
+    int32_t budget = kMaxStepTokens;
+    for (Running& running : items) {
+      const int32_t count = std::min(budget, running.rows_left());
       if (count == 0) continue;
       budget -= count;
-      ModelDriver::Piece& piece = pieces.emplace_back();
+      pieces.push_back(running.NextPiece(count));
       members.push_back(&running);
-      piece.sequence = &running.sequence;
-      piece.tokens.assign(running.tokens.begin() + begin, running.tokens.begin() + begin + count);
-      for (size_t i = 0; i < count; ++i) {
-        if (begin + i + 1 >= running.prompt.size()) piece.logits_at.push_back(static_cast<int32_t>(i));
-      }
     }
-    if (pieces.empty()) return results;
-    const auto step = driver.Step(pieces);
+    if (pieces.empty()) break;
+    const auto results = driver.Step(pieces);
     for (size_t m = 0; m < members.size(); ++m) {
       Running& running = *members[m];
-      std::vector<Position>& positions = results[running.item];
-      std::vector<int32_t> top_ids;
-      if (top_->Has(TopName(running.item, "ids"))) top_ids = top_->Ints(TopName(running.item, "ids"));
-      const size_t num_top = top_ids.size() / running.output.size();
-      for (const std::vector<float>& logits : step[m].logits) {
-        const size_t at = positions.size();
-        const double log_sum = LogSumExp(logits);
-        Position& position = positions.emplace_back();
-        position.argmax = ModelDriver::Argmax(logits);
-        position.log_prob = logits[running.output[at]] - log_sum;
-        for (size_t k = 0; k < num_top; ++k) {
-          position.top_logprobs.push_back(static_cast<float>(logits[top_ids[at * num_top + k]] - log_sum));
-        }
-      }
-      if (running.sequence.position == static_cast<int32_t>(running.tokens.size())) {
-        driver.Release(running.sequence);
-        running.tokens.clear();
-      }
+      const std::string name = TopName(running.item, "ids");
+      const std::vector<int32_t> top_ids = top_->Has(name) ? top_->Ints(name) : std::vector<int32_t>();
+      for (const auto& logits : results[m].logits) running.Record(logits, top_ids);
     }
   }
+  std::vector<std::vector<Position>> positions;
+  for (Running& running : items) positions.push_back(std::move(running.positions));
+  return positions;
 }
 
 double MeanNegativeLogProb(const std::vector<std::vector<Position>>& items) {
@@ -199,7 +215,7 @@ TEST_F(SmolLM2, GreedyIdsAndLogProbsAreTheReferencesInF32) {
 
 TEST_F(SmolLM2, DecodingShortItemsTokenByTokenGivesTheReferencesInF32) {
   const auto model = Load(kernels::ActivationType::kF32, kernels::KvType::kF32);
-  ModelDriver driver(*model, 128);
+  ModelDriver driver(*model, 64);  // 1024 positions
   for (const Item& item : golden_.at("items")) {
     const std::vector<int32_t> output = item.at("output_ids");
     if (output.size() > kShortItem || item.at("min_margin") <= 1e-3) continue;
