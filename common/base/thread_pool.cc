@@ -27,9 +27,9 @@ ThreadPool::ThreadPool(int num_threads) {
 
 ThreadPool::~ThreadPool() {
   {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     stop_ = true;
-    wake_.SignalAll();
+    wake_.notify_all();
   }
   for (std::thread& helper : helpers_) helper.join();
 }
@@ -55,8 +55,8 @@ void ThreadPool::Run(int num_tiles, TileFunction function, const void* context) 
   // seq_cst, as is the helper's num_parked_ increment before its last look: one of the two sees the other.
   claim_.store(epoch << 32);
   if (num_parked_.load() > 0) {
-    absl::MutexLock lock(&mu_);
-    wake_.SignalAll();
+    const std::lock_guard lock(mu_);
+    wake_.notify_all();
   }
   RunTiles(epoch);
   while (num_done_.load(std::memory_order_acquire) != num_tiles) Pause();
@@ -83,9 +83,9 @@ bool ThreadPool::WaitForWork(uint64_t seen_epoch) {
     if (has_work()) return true;
     Pause();
   }
-  absl::MutexLock lock(&mu_);
+  std::unique_lock lock(mu_);
   ++num_parked_;
-  while (!stop_ && !has_work()) wake_.Wait(&mu_);
+  while (!stop_ && !has_work()) wake_.wait(lock);
   --num_parked_;
   return !stop_;
 }

@@ -5,22 +5,21 @@
 //     pool.ForEachTile(num_tiles, [&](int tile) { ... });
 //   }                                         // the step ends: helpers park and use no CPU
 //
-// Tiles are claimed dynamically, so which thread runs a tile is left to chance; results must not depend on it.
-// The caller takes part and never waits for a helper that has not claimed a tile: a helper that the system does
-// not schedule costs speed only.
+// Tiles are claimed dynamically, so which thread runs a tile is left to chance; results must not depend on
+// it. The caller takes part and never waits for a helper that has not claimed a tile: a helper that the
+// system does not schedule costs speed only.
 //
 // ForEachTile and Active: one calling thread at a time. No allocation in ForEachTile.
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
-
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 
 namespace tandem {
 
@@ -37,7 +36,8 @@ class ThreadPool {
   // Calls f(tile) once for each tile in [0, num_tiles), and returns when all calls have returned.
   template <typename F>
   void ForEachTile(int num_tiles, const F& f) {
-    Run(num_tiles, [](const void* context, int tile) { (*static_cast<const F*>(context))(tile); }, &f);
+    Run(
+        num_tiles, [](const void* context, int tile) { (*static_cast<const F*>(context))(tile); }, &f);
   }
 
   // While it lives, helpers poll for the next loop for up to ~100 us before they park. Waking a parked thread
@@ -62,8 +62,8 @@ class ThreadPool {
 
   std::vector<std::thread> helpers_;
 
-  // The current loop. `claim_` packs (epoch << 32 | next tile), so that a late helper cannot claim a tile of a
-  // loop whose function it has not read. The other fields are written before the epoch that publishes them.
+  // The current loop. `claim_` packs (epoch << 32 | next tile), so that a late helper cannot claim a tile of
+  // a loop whose function it has not read. The other fields are written before the epoch that publishes them.
   std::atomic<uint64_t> claim_{0};
   std::atomic<TileFunction> function_{nullptr};
   std::atomic<const void*> context_{nullptr};
@@ -73,9 +73,10 @@ class ThreadPool {
   std::atomic<bool> active_{false};
   std::atomic<int> num_parked_{0};
 
-  absl::Mutex mu_;
-  absl::CondVar wake_;
-  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  // std::mutex, since the thread sanitizer does not see into the distribution's build of absl::Mutex.
+  std::mutex mu_;
+  std::condition_variable wake_;
+  bool stop_ = false;  // guarded by mu_
 };
 
 }  // namespace tandem
