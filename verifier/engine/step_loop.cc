@@ -1,17 +1,19 @@
 #include "verifier/engine/step_loop.h"
 
 #include <atomic>
+#include <condition_variable>
 #include <map>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "common/base/status.h"
 
 namespace tandem::verifier {
 namespace {
+
+// Locks are std::mutex: the thread sanitizer does not see into the distribution's build of absl::Mutex.
 
 // A stream's sink, shared by the loop and whoever closes the stream: after closing it is never called again.
 class SinkGate {
@@ -19,18 +21,18 @@ class SinkGate {
   explicit SinkGate(StepLoop::ReportSink sink) : sink_(std::move(sink)) {}
 
   void Deliver(Report&& report) {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (open_) sink_(std::move(report));
   }
   // Waits for a call under way.
   void Close() {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     open_ = false;
   }
 
  private:
-  absl::Mutex mu_;
-  bool open_ ABSL_GUARDED_BY(mu_) = true;
+  std::mutex mu_;
+  bool open_ = true;  // guarded by mu_
   const StepLoop::ReportSink sink_;
 };
 
@@ -51,17 +53,17 @@ class ThreadedStepLoop final : public StepLoop {
 
   ~ThreadedStepLoop() override {
     {
-      absl::MutexLock lock(&mu_);
+      const std::lock_guard lock(mu_);
       stop_ = true;
       for (auto& [stream, gate] : gates_) gate->Close();
-      wake_.Signal();
+      wake_.notify_one();
     }
     thread_.join();
   }
 
   StreamId OpenStream(ReportSink sink) override {
     auto gate = std::make_shared<SinkGate>(std::move(sink));
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     const StreamId stream = ++last_stream_;
     gates_.emplace(stream, gate);
     PostLocked({Command::Kind::kOpen, stream, std::move(gate), {}});
@@ -72,7 +74,7 @@ class ThreadedStepLoop final : public StepLoop {
     TANDEM_CHECK(std::this_thread::get_id() != thread_.get_id());
     std::shared_ptr<SinkGate> gate;
     {
-      absl::MutexLock lock(&mu_);
+      const std::lock_guard lock(mu_);
       const auto found = gates_.find(stream);
       if (found == gates_.end()) return;
       gate = std::move(found->second);
@@ -83,12 +85,12 @@ class ThreadedStepLoop final : public StepLoop {
   }
 
   void PostPlan(StreamId stream, Plan plan) override {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     PostLocked({Command::Kind::kPlan, stream, nullptr, std::move(plan)});
   }
 
   EngineStats stats() const override {
-    absl::MutexLock lock(&stats_mu_);
+    const std::lock_guard lock(stats_mu_);
     return stats_;
   }
 
@@ -100,9 +102,10 @@ class ThreadedStepLoop final : public StepLoop {
  private:
   static constexpr int64_t kIdle = -1;
 
-  void PostLocked(Command command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  // mu_ is held.
+  void PostLocked(Command command) {
     mailbox_.push_back(std::move(command));
-    wake_.Signal();
+    wake_.notify_one();
   }
 
   // Receive, step, deliver. While sequences run there is always something to compute, so deadlines are met by
@@ -128,9 +131,9 @@ class ThreadedStepLoop final : public StepLoop {
 
   // Takes what arrived; waits for it if there is nothing else to do. False: stop.
   bool Receive(std::vector<Command>& commands) {
-    absl::MutexLock lock(&mu_);
+    std::unique_lock lock(mu_);
     if (!engine_.HasWork()) busy_since_ns_.store(kIdle);
-    while (!stop_ && mailbox_.empty() && !engine_.HasWork()) wake_.Wait(&mu_);
+    while (!stop_ && mailbox_.empty() && !engine_.HasWork()) wake_.wait(lock);
     commands.swap(mailbox_);
     return !stop_;
   }
@@ -153,7 +156,7 @@ class ThreadedStepLoop final : public StepLoop {
 
   void PublishStats() {
     const EngineStats stats = engine_.stats();
-    absl::MutexLock lock(&stats_mu_);
+    const std::lock_guard lock(stats_mu_);
     stats_ = stats;
   }
 
@@ -165,15 +168,15 @@ class ThreadedStepLoop final : public StepLoop {
 
   std::atomic<int64_t> busy_since_ns_{kIdle};
 
-  mutable absl::Mutex stats_mu_;
-  EngineStats stats_ ABSL_GUARDED_BY(stats_mu_);
+  mutable std::mutex stats_mu_;
+  EngineStats stats_;  // guarded by stats_mu_
 
-  absl::Mutex mu_;
-  absl::CondVar wake_;
-  bool stop_ ABSL_GUARDED_BY(mu_) = false;
-  StreamId last_stream_ ABSL_GUARDED_BY(mu_) = 0;
-  std::vector<Command> mailbox_ ABSL_GUARDED_BY(mu_);
-  std::map<StreamId, std::shared_ptr<SinkGate>> gates_ ABSL_GUARDED_BY(mu_);
+  std::mutex mu_;
+  std::condition_variable wake_;
+  bool stop_ = false;                                    // guarded by mu_
+  StreamId last_stream_ = 0;                             // guarded by mu_
+  std::vector<Command> mailbox_;                         // guarded by mu_
+  std::map<StreamId, std::shared_ptr<SinkGate>> gates_;  // guarded by mu_
 
   std::thread thread_;  // last: it uses everything above
 };

@@ -3,16 +3,31 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <condition_variable>
+#include <future>
+#include <mutex>
 #include <thread>
 
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "verifier/engine/fake_model.h"
 
 namespace tandem::verifier {
 namespace {
 
 using testing::FakeModel;
+
+// Set once, awaited by another thread; what absl::Notification is, visible to the thread sanitizer.
+class Event {
+ public:
+  bool Set() { return !set_.exchange(true) && (promise_.set_value(), true); }
+  bool is_set() const { return set_; }
+  bool Await() { return future_.wait_for(std::chrono::seconds(60)) == std::future_status::ready; }
+
+ private:
+  std::atomic<bool> set_{false};
+  std::promise<void> promise_;
+  std::future<void> future_ = promise_.get_future();
+};
 
 struct Running {
   Running() : pool(2) {
@@ -52,14 +67,16 @@ TEST(StepLoopTest, StreamsOfSeveralThreadsAllFinish) {
   std::vector<std::thread> callers;
   for (int caller = 0; caller < 4; ++caller) {
     callers.emplace_back([&] {
-      absl::Mutex mu;
+      std::mutex mu;
+      std::condition_variable changed;
       int tokens = 0, ended = 0;
       const StreamId stream = running.loop->OpenStream([&](Report report) {
-        absl::MutexLock lock(&mu);
+        const std::lock_guard lock(mu);
         for (const SequenceReport& sequence : report.sequences) {
           tokens += static_cast<int>(sequence.new_tokens.size());
           ended += sequence.end == SequenceEnd::kLength;
         }
+        changed.notify_all();
       });
       for (uint64_t id = 1; id <= 8; ++id) {
         running.loop->PostPlan(stream, Admit({Request(id, 20)}));
@@ -67,9 +84,8 @@ TEST(StepLoopTest, StreamsOfSeveralThreadsAllFinish) {
         running.loop->stalled_for();
       }
       {
-        absl::MutexLock lock(&mu);
-        const auto all_ended = [&] { return ended == 8; };
-        EXPECT_TRUE(mu.AwaitWithTimeout(absl::Condition(&all_ended), absl::Seconds(60)));
+        std::unique_lock lock(mu);
+        EXPECT_TRUE(changed.wait_for(lock, std::chrono::seconds(60), [&] { return ended == 8; }));
         EXPECT_EQ(tokens, 8 * 20);
       }
       running.loop->CloseStream(stream);
@@ -83,25 +99,25 @@ TEST(StepLoopTest, AClosedStreamIsNotCalledAgainAndItsSequencesGo) {
   Running running;
   std::atomic<bool> closed{false};
   std::atomic<int> late{0};
-  absl::Notification first;
+  Event first;
   const StreamId stream = running.loop->OpenStream([&](const Report& report) {
     late += closed;
-    if (!report.sequences.empty() && !first.HasBeenNotified()) first.Notify();
+    if (!report.sequences.empty()) first.Set();
   });
   running.loop->PostPlan(stream, Admit({Request(1, 400)}));
-  ASSERT_TRUE(first.WaitForNotificationWithTimeout(absl::Seconds(60)));
+  ASSERT_TRUE(first.Await());
   running.loop->CloseStream(stream);
   closed = true;
   running.loop->PostPlan(stream, Admit({Request(2, 10)}));  // crossed the close: ignored
   // A later stream's report comes after the commands before it.
-  absl::Notification other;
+  Event other;
   Report last;
   const StreamId next = running.loop->OpenStream([&](const Report& report) {
-    if (other.HasBeenNotified()) return;
+    if (other.is_set()) return;
     last = report;
-    other.Notify();
+    other.Set();
   });
-  ASSERT_TRUE(other.WaitForNotificationWithTimeout(absl::Seconds(60)));
+  ASSERT_TRUE(other.Await());
   EXPECT_EQ(last.running_sequences, 0);
   EXPECT_EQ(late, 0);
   running.loop->CloseStream(next);
@@ -109,12 +125,12 @@ TEST(StepLoopTest, AClosedStreamIsNotCalledAgainAndItsSequencesGo) {
 
 TEST(StepLoopTest, StopsWhileSequencesRun) {
   Running running;
-  absl::Notification first;
+  Event first;
   const StreamId stream = running.loop->OpenStream([&](const Report& report) {
-    if (!report.sequences.empty() && !first.HasBeenNotified()) first.Notify();
+    if (!report.sequences.empty()) first.Set();
   });
   running.loop->PostPlan(stream, Admit({Request(1, 400)}));
-  ASSERT_TRUE(first.WaitForNotificationWithTimeout(absl::Seconds(60)));
+  ASSERT_TRUE(first.Await());
   running.loop.reset();
 }
 
@@ -129,16 +145,16 @@ TEST(StepLoopTest, TellsHowLongAStepHangs) {
   ASSERT_TRUE(engine.ok());
   auto loop = StepLoop::Start(**engine, clock, nullptr);
   EXPECT_EQ(loop->stalled_for(), absl::ZeroDuration());
-  absl::Notification entered, leave;
+  Event entered, leave;
   const StreamId stream = loop->OpenStream([&](const Report&) {
-    if (entered.HasBeenNotified()) return;
-    entered.Notify();
-    leave.WaitForNotification();
+    if (entered.is_set()) return;
+    entered.Set();
+    leave.Await();
   });
-  entered.WaitForNotification();
+  ASSERT_TRUE(entered.Await());
   clock.Advance(absl::Seconds(3));
   EXPECT_EQ(loop->stalled_for(), absl::Seconds(3));
-  leave.Notify();
+  leave.Set();
   loop->CloseStream(stream);
 }
 
