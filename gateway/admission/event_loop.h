@@ -3,8 +3,8 @@
 //   EventLoop loop(clock, [&] { batcher.Advance(); return batcher.next_wake(); });
 //   loop.Post([&] { batcher.Submit(...); });
 //
-// Events run in the order of their posting. After each batch of them, and when the time that `after_events` returned
-// has come, `after_events` runs. Between them the thread sleeps; there is no polling.
+// Events run in the order of their posting. After each batch of them, and when the time that `after_events`
+// returned has come, `after_events` runs. Between them the thread sleeps; there is no polling.
 //
 // Post and Wake: any thread. A stopped loop drops what is posted.
 #pragma once
@@ -29,14 +29,17 @@ class EventLoop {
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
 
-  // `after_events` returns when it wants to run again, on the clock's scale (InfiniteDuration: with the next event).
+  // `after_events` returns when it wants to run again, on the clock's scale (InfiniteDuration: with the next
+  // event).
   void Start(std::function<absl::Duration()> after_events);
   // Runs what has been posted so far, then ends the thread. Not on the loop's thread.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
   void Post(absl::AnyInvocable<void()> event) ABSL_LOCKS_EXCLUDED(mu_);
   // Lets the loop look at the clock again: for tests that have advanced a fake one.
-  void Wake() { Post([] {}); }
+  void Wake() {
+    Post([] {});
+  }
 
  private:
   void Run() ABSL_LOCKS_EXCLUDED(mu_);

@@ -94,8 +94,8 @@ struct Finished {
 };
 
 // Receives one request's events, in order: Started, then per choice deltas and one Finished; or OnError at
-// any point, after which nothing comes. Called on the batcher's thread; must not block, call back into Generator
-// or destroy its Generation.
+// any point, after which nothing comes. Called on the batcher's thread; must not block, call back into
+// Generator or destroy its Generation.
 class EventSink {
  public:
   virtual ~EventSink() = default;
@@ -107,8 +107,8 @@ class EventSink {
 };
 
 // A running request. Destroying it cancels what still runs (within one step) and returns only when the sink
-// will not be called any more; it waits for a call in progress, for nothing else, so it may hold no lock that the
-// sink takes. Any thread but the sink's own calls. It may outlive the Generator.
+// will not be called any more; it waits for a call in progress, for nothing else, so it may hold no lock that
+// the sink takes. Any thread but the sink's own calls. It may outlive the Generator.
 class Generation {
  public:
   virtual ~Generation() = default;

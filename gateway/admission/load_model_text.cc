@@ -25,18 +25,20 @@ absl::StatusOr<ModelText> LoadModelText(const std::string& path) {
   ModelText model;
   ASSIGN_OR_RETURN(model.tokenizer, text::Tokenizer::Create(sources));
   if (!sources.chat_template.empty()) {
-    auto chat_template = text::ChatTemplate::Create(sources.chat_template, sources.bos_token, sources.eos_token);
+    auto chat_template =
+        text::ChatTemplate::Create(sources.chat_template, sources.bos_token, sources.eos_token);
     if (!chat_template.ok()) return Annotate(chat_template.status(), path + ": chat template");
     model.chat_template = *std::move(chat_template);
   }
   const formats::ModelConfig& config = checkpoint->config();
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
   if (config.vocab_size > kMax || config.max_position > kMax) {
-    return InvalidArgument("{}: vocab_size {} or context {} exceeds {}", path, config.vocab_size, config.max_position, kMax);
+    return InvalidArgument("{}: vocab_size {} or context {} exceeds {}", path, config.vocab_size,
+                           config.max_position, kMax);
   }
   if (model.tokenizer->vocab_size() > config.vocab_size) {
-    return InvalidArgument("{}: the tokenizer has {} ids, the model only {}", path, model.tokenizer->vocab_size(),
-                           config.vocab_size);
+    return InvalidArgument("{}: the tokenizer has {} ids, the model only {}", path,
+                           model.tokenizer->vocab_size(), config.vocab_size);
   }
   model.vocab_size = static_cast<int32_t>(config.vocab_size);
   model.max_position = static_cast<int32_t>(config.max_position);

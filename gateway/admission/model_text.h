@@ -25,12 +25,13 @@ struct ModelText {
 // `path` is a Hugging Face directory or a GGUF file. Errors name the file and what is wrong with it.
 absl::StatusOr<ModelText> LoadModelText(const std::string& path);
 
-// The prompt of a conversation, as the template writes it. `messages` have passed CheckMessages. The template's own
-// raise_exception and its limits are kInvalidArgument for `messages`.
+// The prompt of a conversation, as the template writes it. `messages` have passed CheckMessages. The
+// template's own raise_exception and its limits are kInvalidArgument for `messages`.
 absl::StatusOr<std::vector<int32_t>> EncodeConversation(const ModelText& model, const std::string& model_id,
                                                         const nlohmann::ordered_json& messages,
                                                         const std::map<std::string, bool>& flags);
-// The prompt of a plain text: the model's prefix (BOS), then the text, in which special tokens' names stay text.
+// The prompt of a plain text: the model's prefix (BOS), then the text, in which special tokens' names stay
+// text.
 absl::StatusOr<std::vector<int32_t>> EncodeText(const ModelText& model, const std::string& words);
 
 }  // namespace tandem::gateway

@@ -1,5 +1,5 @@
-// What the gateway's core tells whoever counts: metrics and the log line of each request. No telemetry dependency here;
-// main.cc wires it.
+// What the gateway's core tells whoever counts: metrics and the log line of each request. No telemetry
+// dependency here; main.cc wires it.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,9 @@ struct RequestSummary {
 class Observer {
  public:
   virtual ~Observer() = default;
-  virtual void OnAccepted(std::string_view /*api*/) {}                          // any thread
-  virtual void OnRejected(std::string_view /*api*/, const absl::Status& /*why*/) {}  // any thread; nothing was started
+  virtual void OnAccepted(std::string_view /*api*/) {}  // any thread
+  virtual void OnRejected(std::string_view /*api*/, const absl::Status& /*why*/) {
+  }  // any thread; nothing was started
   virtual void OnRequestEnd(const RequestSummary& /*summary*/) {}
   // `tokens` delivered to one choice; `gap` since its previous delivery, zero for the first.
   virtual void OnTokens(int /*tokens*/, absl::Duration /*gap*/) {}

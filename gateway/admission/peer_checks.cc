@@ -17,9 +17,11 @@ HelloMismatch Mismatch(const char* field, const Mine& mine, const Theirs& theirs
 }
 
 bool GoodLogprobs(const sampling::TokenLogprobs& logprobs, int32_t num_top, int32_t vocab_size) {
-  // -inf is a fact (a token that cannot be drawn from the raw distribution); NaN and positive numbers are not.
+  // -inf is a fact (a token that cannot be drawn from the raw distribution); NaN and positive numbers are
+  // not.
   const auto good = [](float value) { return value <= 1e-3f; };
-  if (!good(logprobs.chosen) || logprobs.top.size() != static_cast<size_t>(std::min(num_top, vocab_size))) return false;
+  if (!good(logprobs.chosen) || logprobs.top.size() != static_cast<size_t>(std::min(num_top, vocab_size)))
+    return false;
   return std::all_of(logprobs.top.begin(), logprobs.top.end(), [&](const auto& entry) {
     return entry.first >= 0 && entry.first < vocab_size && good(entry.second);
   });
@@ -35,10 +37,12 @@ std::optional<HelloMismatch> CheckHello(const VerifierHello& hello, const Expect
   if (hello.sampling_version != kSamplingVersion) {
     return Mismatch("sampling_version", kSamplingVersion, hello.sampling_version);
   }
-  if (hello.identity.fingerprint.empty()) return HelloMismatch{"model_fingerprint", "model_fingerprint is empty"};
+  if (hello.identity.fingerprint.empty())
+    return HelloMismatch{"model_fingerprint", "model_fingerprint is empty"};
   if (hello.identity.numerics_id.empty()) return HelloMismatch{"numerics_id", "numerics_id is empty"};
   if (expected.identity && expected.identity->fingerprint != hello.identity.fingerprint) {
-    return Mismatch("model_fingerprint", expected.identity->fingerprint, EscapedValue(hello.identity.fingerprint));
+    return Mismatch("model_fingerprint", expected.identity->fingerprint,
+                    EscapedValue(hello.identity.fingerprint));
   }
   if (expected.identity && expected.identity->numerics_id != hello.identity.numerics_id) {
     return Mismatch("numerics_id", expected.identity->numerics_id, EscapedValue(hello.identity.numerics_id));
@@ -50,7 +54,8 @@ std::optional<HelloMismatch> CheckHello(const VerifierHello& hello, const Expect
     return Mismatch("vocab_size", expected.vocab_size, hello.vocab_size);
   }
   const uint32_t most = std::numeric_limits<int32_t>::max();
-  if (hello.max_model_len < 2 || hello.max_model_len > most) return Mismatch("max_model_len", "2..2^31-1", hello.max_model_len);
+  if (hello.max_model_len < 2 || hello.max_model_len > most)
+    return Mismatch("max_model_len", "2..2^31-1", hello.max_model_len);
   if (hello.kv_block_positions < 1 || hello.kv_block_positions > 65536) {
     return Mismatch("kv_block_positions", "1..65536", hello.kv_block_positions);
   }
@@ -69,12 +74,14 @@ std::optional<HelloMismatch> CheckHello(const VerifierHello& hello, const Expect
   return std::nullopt;
 }
 
-const char* CheckSequenceReport(const SequenceReport& report, const KnownSequence& known, int32_t vocab_size) {
+const char* CheckSequenceReport(const SequenceReport& report, const KnownSequence& known,
+                                int32_t vocab_size) {
   const uint64_t own_length = known.ids.size();
   const uint64_t num_new = report.token_ids.size();
   if (report.first_index > own_length) return "gap";
   if (report.first_index + num_new != report.length) return "length";
-  if (report.length > static_cast<uint64_t>(known.prompt_length) + static_cast<uint64_t>(known.max_tokens)) return "max_length";
+  if (report.length > static_cast<uint64_t>(known.prompt_length) + static_cast<uint64_t>(known.max_tokens))
+    return "max_length";
   for (const int32_t id : report.token_ids) {
     if (id < 0 || id >= vocab_size) return "token_id";
   }

@@ -1,5 +1,5 @@
-// The bound of the queue, enforced where requests come in, so that a full queue is refused on the caller's thread
-// without asking the batcher. Thread-safe.
+// The bound of the queue, enforced where requests come in, so that a full queue is refused on the caller's
+// thread without asking the batcher. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,8 @@ namespace tandem::gateway {
 
 class QueueDoor {
  public:
-  // Takes places for all choices of a request, or none: queue_full, draining. One that finds an empty queue always gets in.
+  // Takes places for all choices of a request, or none: queue_full, draining. One that finds an empty queue
+  // always gets in.
   absl::Status Enter(int choices);
   // They left the queue: admitted for the first time, cancelled or failed.
   void Leave(int choices) { waiting_ -= choices; }
@@ -21,7 +22,9 @@ class QueueDoor {
   void set_seconds_per_choice(double seconds) { seconds_per_choice_ = seconds; }
   void BeginDrain() { draining_ = true; }
   // Refuse when the wait would probably be longer; zero: never.
-  void set_max_predicted_wait(absl::Duration wait) { max_predicted_wait_seconds_ = absl::ToDoubleSeconds(wait); }
+  void set_max_predicted_wait(absl::Duration wait) {
+    max_predicted_wait_seconds_ = absl::ToDoubleSeconds(wait);
+  }
 
   int waiting() const { return waiting_; }
   bool draining() const { return draining_; }

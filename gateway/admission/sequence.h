@@ -1,4 +1,5 @@
-// The gateway's record of a request and of its sequences (one per choice): the only source of truth for their tokens.
+// The gateway's record of a request and of its sequences (one per choice): the only source of truth for their
+// tokens.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@
 
 namespace tandem::gateway {
 
-// The way to a client's EventSink, which may go away at any time: Close returns when no call is in progress, and none
-// begins after it. Thread-safe.
+// The way to a client's EventSink, which may go away at any time: Close returns when no call is in progress,
+// and none begins after it. Thread-safe.
 class SinkGate {
  public:
   explicit SinkGate(EventSink& sink) : sink_(&sink) {}
@@ -41,8 +42,8 @@ class SinkGate {
 
 struct Request;
 
-// kQueued -> kRunning -> kEnded; kRunning -> kQueued when preempted, lost or moved; kQueued -> kEnded when cancelled or
-// failed. `ids` only ever grows.
+// kQueued -> kRunning -> kEnded; kRunning -> kQueued when preempted, lost or moved; kQueued -> kEnded when
+// cancelled or failed. `ids` only ever grows.
 struct Sequence {
   enum class State { kQueued, kRunning, kEnded };
 
@@ -59,19 +60,18 @@ struct Sequence {
   std::string echo;  // goes out with the first delta
 
   State state = State::kQueued;
-  uint32_t epoch = 0;  // of the latest admission; 0: never admitted
-  int replica = -1;    // while running
-  uint64_t plan_number = 0;
+  bool finished = false;         // ended well: OnFinished was sent
+  uint32_t epoch = 0;            // of the latest admission; 0: never admitted
+  int replica = -1;              // while running
   uint32_t computed_length = 0;  // by the latest report
   int32_t length_at_admission = 0;
 
-  // Queue.
+  // Queue: resumed and request->params.priority decide its place.
   bool resumed = false;           // goes before those that never ran
   int fruitless_preemptions = 0;  // in a row
   absl::Duration not_before = absl::ZeroDuration();
   std::optional<absl::Duration> stranded_since;  // no verifier could take it, whatever its load
   bool failed_over = false;                      // to be told as resumed or lost
-  bool moved = false;                            // left a draining verifier: the wait for a lost one is not its bound
 
   // The verifier broke the protocol about it.
   int violations = 0;
@@ -90,7 +90,7 @@ struct Sequence {
 struct Request {
   uint64_t key = 0;
   std::shared_ptr<SinkGate> sink;
-  std::string request_id, traceparent, api;
+  std::string request_id, api;
   CheckedRequest params;
   std::vector<int32_t> prompt_tokens;   // per prompt
   std::vector<int32_t> stop_token_ids;  // with EOS; fixed at the first admission

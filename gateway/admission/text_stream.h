@@ -32,7 +32,8 @@ class TextStream {
     return matcher_.Push(piece, text);
   }
 
-  // The last token has been pushed: appends the rest. True: the rest (U+FFFD for half a character) completed a stop text.
+  // The last token has been pushed: appends the rest. True: the rest (U+FFFD for half a character) completed
+  // a stop text.
   bool Finish(std::string& text) {
     if (matcher_.Push(detokenizer_.Finish(), text)) return true;
     matcher_.Flush(text);

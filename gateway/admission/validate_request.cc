@@ -37,13 +37,15 @@ const char* LogprobsField(const std::string& api) {
   return api == "completions" ? "logprobs" : "num_logprobs";
 }
 
-absl::Status CheckSampling(const GenerationRequest& request, int32_t vocab_size, sampling::SamplingParams& out) {
+absl::Status CheckSampling(const GenerationRequest& request, int32_t vocab_size,
+                           sampling::SamplingParams& out) {
   if (request.temperature) {
     RETURN_IF_ERROR(InRange("temperature", *request.temperature, 0, limits::kTemperature, "0..2"));
     out.temperature = static_cast<float>(*request.temperature);
   }
   if (request.top_p) {
-    if (!(*request.top_p > 0 && *request.top_p <= 1)) return error::OutOfRange("top_p", "(0, 1]", *request.top_p);
+    if (!(*request.top_p > 0 && *request.top_p <= 1))
+      return error::OutOfRange("top_p", "(0, 1]", *request.top_p);
     out.top_p = PositiveFloat(*request.top_p);
   }
   if (request.min_p) {
@@ -61,8 +63,8 @@ absl::Status CheckSampling(const GenerationRequest& request, int32_t vocab_size,
     out.repetition_penalty = std::clamp(static_cast<float>(*request.repetition_penalty), 0.1f, 10.0f);
   }
   if (request.frequency_penalty) {
-    RETURN_IF_ERROR(
-        InRange("frequency_penalty", *request.frequency_penalty, -limits::kPenalty, limits::kPenalty, "-2..2"));
+    RETURN_IF_ERROR(InRange("frequency_penalty", *request.frequency_penalty, -limits::kPenalty,
+                            limits::kPenalty, "-2..2"));
     out.frequency_penalty = static_cast<float>(*request.frequency_penalty);
   }
   if (request.presence_penalty) {
@@ -71,13 +73,15 @@ absl::Status CheckSampling(const GenerationRequest& request, int32_t vocab_size,
     out.presence_penalty = static_cast<float>(*request.presence_penalty);
   }
   if (request.logit_bias.size() > limits::kLogitBiases) {
-    return error::TooMany("logit_bias", static_cast<int64_t>(request.logit_bias.size()), limits::kLogitBiases);
+    return error::TooMany("logit_bias", static_cast<int64_t>(request.logit_bias.size()),
+                          limits::kLogitBiases);
   }
   std::set<int64_t> seen;
   for (const auto& [id, bias] : request.logit_bias) {
     RETURN_IF_ERROR(IntInRange("logit_bias", id, 0, vocab_size - 1));
     RETURN_IF_ERROR(InRange("logit_bias", bias, -limits::kLogitBias, limits::kLogitBias, "-100..100"));
-    if (!seen.insert(id).second) return error::Invalid("logit_bias", fmt::format("logit_bias names token {} twice", id));
+    if (!seen.insert(id).second)
+      return error::Invalid("logit_bias", fmt::format("logit_bias names token {} twice", id));
     out.logit_bias.emplace_back(static_cast<int32_t>(id), static_cast<float>(bias));
   }
   return absl::OkStatus();
@@ -89,13 +93,16 @@ absl::Status CheckStops(const GenerationRequest& request, int32_t vocab_size, Ch
   }
   for (const std::string& stop : request.stop) {
     if (stop.empty() || stop.size() > static_cast<size_t>(limits::kStopTextBytes)) {
-      return error::Invalid("stop", fmt::format("stop must have 1..{} bytes, got {}", limits::kStopTextBytes, stop.size()));
+      return error::Invalid(
+          "stop", fmt::format("stop must have 1..{} bytes, got {}", limits::kStopTextBytes, stop.size()));
     }
-    if (text::FindIllFormedUtf8(stop) != std::string::npos) return error::InvalidValue("stop", "valid UTF-8", stop);
+    if (text::FindIllFormedUtf8(stop) != std::string::npos)
+      return error::InvalidValue("stop", "valid UTF-8", stop);
   }
   out.stop = request.stop;
   if (request.stop_token_ids.size() > limits::kStopTokenIds) {
-    return error::TooMany("stop_token_ids", static_cast<int64_t>(request.stop_token_ids.size()), limits::kStopTokenIds);
+    return error::TooMany("stop_token_ids", static_cast<int64_t>(request.stop_token_ids.size()),
+                          limits::kStopTokenIds);
   }
   ASSIGN_OR_RETURN(out.stop_token_ids, CheckTokenIds("stop_token_ids", request.stop_token_ids, vocab_size));
   return absl::OkStatus();
@@ -112,18 +119,21 @@ absl::Status CheckCounts(const GenerationRequest& request, const ModelFacts& mod
   // Beyond the context OutputBudget will complain, knowing the prompt's length.
   if (request.max_tokens) {
     if (*request.max_tokens < 1) {
-      return error::OutOfRange("max_tokens", fmt::format("1..{} minus the prompt", model.max_model_len), *request.max_tokens);
+      return error::OutOfRange("max_tokens", fmt::format("1..{} minus the prompt", model.max_model_len),
+                               *request.max_tokens);
     }
-    out.max_tokens = static_cast<int32_t>(std::min<int64_t>(*request.max_tokens, std::numeric_limits<int32_t>::max()));
+    out.max_tokens =
+        static_cast<int32_t>(std::min<int64_t>(*request.max_tokens, std::numeric_limits<int32_t>::max()));
   }
   if (request.default_max_tokens) {
-    out.default_max_tokens =
-        static_cast<int32_t>(std::clamp<int64_t>(*request.default_max_tokens, 1, std::numeric_limits<int32_t>::max()));
+    out.default_max_tokens = static_cast<int32_t>(
+        std::clamp<int64_t>(*request.default_max_tokens, 1, std::numeric_limits<int32_t>::max()));
   }
   const int64_t most = out.max_tokens.value_or(model.max_model_len);
   RETURN_IF_ERROR(IntInRange("min_tokens", request.min_tokens.value_or(0), 0, most));
   out.min_tokens = static_cast<int32_t>(request.min_tokens.value_or(0));
-  RETURN_IF_ERROR(IntInRange("priority", request.priority.value_or(0), -limits::kPriority, limits::kPriority));
+  RETURN_IF_ERROR(
+      IntInRange("priority", request.priority.value_or(0), -limits::kPriority, limits::kPriority));
   out.priority = static_cast<int32_t>(request.priority.value_or(0));
   if (request.num_logprobs) {
     const int most_logprobs = request.api == "completions" ? limits::kLogprobsCompletions : limits::kLogprobs;
@@ -145,7 +155,8 @@ absl::Status CheckInput(const GenerationRequest& request, const ModelFacts& mode
       if (words->empty()) return error::Invalid("prompt", "prompt must not be empty");
       RETURN_IF_ERROR(CheckPromptBytes(static_cast<int64_t>(words->size()), model.max_model_len));
       if (text::FindIllFormedUtf8(*words) != std::string::npos) {
-        return error::Invalid("prompt", fmt::format("prompt is not valid UTF-8 at byte {}", text::FindIllFormedUtf8(*words)));
+        return error::Invalid(
+            "prompt", fmt::format("prompt is not valid UTF-8 at byte {}", text::FindIllFormedUtf8(*words)));
       }
     } else {
       const auto& ids = std::get<std::vector<int64_t>>(prompt);
@@ -158,13 +169,14 @@ absl::Status CheckInput(const GenerationRequest& request, const ModelFacts& mode
   if (request.echo && request.num_logprobs) {
     return error::UnsupportedValue("echo", "echo is not supported together with logprobs");
   }
-  if (request.echo && request.messages) return error::UnsupportedValue("echo", "echo is not supported for messages");
+  if (request.echo && request.messages)
+    return error::UnsupportedValue("echo", "echo is not supported for messages");
   for (const auto& [name, value] : request.chat_template_kwargs) {
     const auto& allowed = model.template_flags;
     if (std::find(allowed.begin(), allowed.end(), name) == allowed.end()) {
-      return error::UnsupportedValue(
-          "chat_template_kwargs",
-          fmt::format("chat_template_kwargs.{} is not supported by model {}", EscapedValue(name), EscapedValue(model.id)));
+      return error::UnsupportedValue("chat_template_kwargs",
+                                     fmt::format("chat_template_kwargs.{} is not supported by model {}",
+                                                 EscapedValue(name), EscapedValue(model.id)));
     }
   }
   return absl::OkStatus();
@@ -184,8 +196,9 @@ absl::StatusOr<std::string> ContentText(const ordered_json& content, const std::
     const auto type = part.find("type");
     if (type == part.end() || !type->is_string()) return error::Required(part_where + ".type");
     if (*type != "text") {
-      return error::UnsupportedValue(part_where + ".type", fmt::format("{}.type must be \"text\", got \"{}\"", part_where,
-                                                                       EscapedValue(type->get<std::string>())));
+      return error::UnsupportedValue(part_where + ".type",
+                                     fmt::format("{}.type must be \"text\", got \"{}\"", part_where,
+                                                 EscapedValue(type->get<std::string>())));
     }
     const auto words = part.find("text");
     if (words == part.end() || !words->is_string()) return error::Required(part_where + ".text");
@@ -227,7 +240,8 @@ absl::Status CheckModelName(const std::string& name, const ModelFacts& model) {
     }
   }
   if (name == model.id || name == "default") return absl::OkStatus();
-  if (std::find(model.aliases.begin(), model.aliases.end(), name) != model.aliases.end()) return absl::OkStatus();
+  if (std::find(model.aliases.begin(), model.aliases.end(), name) != model.aliases.end())
+    return absl::OkStatus();
   return error::ModelNotFound(name);
 }
 
@@ -264,7 +278,8 @@ absl::StatusOr<ordered_json> CheckMessages(const ordered_json& messages) {
     const auto role = message.find("role");
     if (role == message.end() || !role->is_string()) return error::Required(where + ".role");
     std::string role_name = role->get<std::string>();
-    if (role_name != "system" && role_name != "developer" && role_name != "user" && role_name != "assistant") {
+    if (role_name != "system" && role_name != "developer" && role_name != "user" &&
+        role_name != "assistant") {
       return error::InvalidValue(where + ".role", "one of system, developer, user, assistant", role_name);
     }
     // OpenAI's newer name for the same thing; templates know the old one.
@@ -283,7 +298,8 @@ absl::StatusOr<ordered_json> CheckMessages(const ordered_json& messages) {
   return out;
 }
 
-absl::StatusOr<int32_t> OutputBudget(const CheckedRequest& request, int64_t prompt_tokens, int32_t max_model_len) {
+absl::StatusOr<int32_t> OutputBudget(const CheckedRequest& request, int64_t prompt_tokens,
+                                     int32_t max_model_len) {
   if (prompt_tokens < 1) return error::Invalid("prompt", "prompt must not be empty");
   const int64_t rest = max_model_len - prompt_tokens;
   if (rest < 1) {
@@ -302,7 +318,8 @@ absl::StatusOr<int32_t> OutputBudget(const CheckedRequest& request, int64_t prom
 bool IsRequestId(const std::string& text) {
   if (text.empty() || text.size() > static_cast<size_t>(limits::kRequestIdBytes)) return false;
   return std::all_of(text.begin(), text.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
   });
 }
 
@@ -312,7 +329,9 @@ bool IsTraceparent(const std::string& text) {
   const auto is_hex = [&](size_t begin, size_t count) {
     return text.find_first_not_of("0123456789abcdef", begin) >= begin + count;
   };
-  const auto is_zero = [&](size_t begin, size_t count) { return text.find_first_not_of('0', begin) >= begin + count; };
+  const auto is_zero = [&](size_t begin, size_t count) {
+    return text.find_first_not_of('0', begin) >= begin + count;
+  };
   return is_hex(3, 32) && is_hex(36, 16) && is_hex(53, 2) && !is_zero(3, 32) && !is_zero(36, 16);
 }
 

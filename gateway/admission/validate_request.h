@@ -1,4 +1,5 @@
-// A client's request, checked: every value in range, every default filled in. docs/api.md has the table of fields.
+// A client's request, checked: every value in range, every default filled in. docs/api.md has the table of
+// fields.
 //
 // Pure functions; errors are those of gateway/errors.h and name the field as the client's API spells it.
 #pragma once
@@ -24,8 +25,8 @@ struct ModelFacts {
 };
 
 struct CheckedRequest {
-  std::string request_id;   // the client's if well-formed, else empty
-  std::string traceparent;  // likewise
+  std::string request_id;             // the client's if well-formed, else empty
+  std::string traceparent;            // likewise
   sampling::SamplingParams sampling;  // `seed` only if has_seed
   bool has_seed = false;
   int32_t n = 1;
@@ -47,14 +48,16 @@ absl::StatusOr<CheckedRequest> CheckRequest(const GenerationRequest& request, co
 absl::Status CheckModelName(const std::string& name, const ModelFacts& model);
 // Prompts by bytes, before tokenising.
 absl::Status CheckPromptBytes(int64_t bytes, int32_t max_model_len);
-absl::StatusOr<std::vector<int32_t>> CheckTokenIds(const char* param, const std::vector<int64_t>& ids, int32_t vocab_size);
+absl::StatusOr<std::vector<int32_t>> CheckTokenIds(const char* param, const std::vector<int64_t>& ids,
+                                                   int32_t vocab_size);
 
-// [{"role", "content"}, ...] as templates know it: texts only, parts joined by newlines, "developer" spelled "system".
-// kInvalidArgument names the entry, e.g. "messages[3].role".
+// [{"role", "content"}, ...] as templates know it: texts only, parts joined by newlines, "developer" spelled
+// "system". kInvalidArgument names the entry, e.g. "messages[3].role".
 absl::StatusOr<nlohmann::ordered_json> CheckMessages(const nlohmann::ordered_json& messages);
 
 // Output tokens that a prompt of this length may get: what was asked, else the default as far as it fits.
-absl::StatusOr<int32_t> OutputBudget(const CheckedRequest& request, int64_t prompt_tokens, int32_t max_model_len);
+absl::StatusOr<int32_t> OutputBudget(const CheckedRequest& request, int64_t prompt_tokens,
+                                     int32_t max_model_len);
 
 // 1..128 of [A-Za-z0-9._-].
 bool IsRequestId(const std::string& text);

@@ -16,7 +16,8 @@ void MergePlan(Plan& pending, Plan&& next) {
     for (const Acknowledgement& ack : *list) lengths[{ack.id, ack.epoch}] = ack.length;
   }
   pending.acknowledgements.clear();
-  for (const auto& [key, length] : lengths) pending.acknowledgements.push_back({key.first, key.second, length});
+  for (const auto& [key, length] : lengths)
+    pending.acknowledgements.push_back({key.first, key.second, length});
 
   pending.prefill_token_budget = next.prefill_token_budget;
   pending.waiting_sequences = next.waiting_sequences;

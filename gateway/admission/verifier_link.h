@@ -1,5 +1,6 @@
-// One Run stream as the batcher sees it: the protocol's messages as plain structs, and the link that carries them.
-// proto/tandem/v1/run.proto explains each field; gateway/run_link speaks it over gRPC, tests put a fake in its place.
+// One Run stream as the batcher sees it: the protocol's messages as plain structs, and the link that carries
+// them. proto/tandem/v1/run.proto explains each field; gateway/run_link speaks it over gRPC, tests put a fake
+// in its place.
 #pragma once
 
 #include <cstdint>
@@ -80,8 +81,8 @@ struct Plan {
   int64_t waiting_tokens = 0;
 };
 
-// Takes what a later plan says into one that has not been sent: lists are joined (a sequence's last acknowledgement
-// counts), figures replaced.
+// Takes what a later plan says into one that has not been sent: lists are joined (a sequence's last
+// acknowledgement counts), figures replaced.
 void MergePlan(Plan& pending, Plan&& next);
 
 // kUnknown: a value that this version does not know.
@@ -115,7 +116,8 @@ struct Report {
 
 // The way to one verifier. At most one stream at a time:
 //
-//   Connect -> OnHello -> OnReport ... -> OnClosed      (OnClosed may come at any point, exactly once per Connect)
+//   Connect -> OnHello -> OnReport ... -> OnClosed      (OnClosed may come at any point, exactly once per
+//   Connect)
 //
 // Connect, SendPlan and Close are called on one thread (the batcher's) and never wait for the network.
 class VerifierLink {
@@ -133,10 +135,12 @@ class VerifierLink {
   // Ends the stream; returns when the listener is not called any more.
   virtual ~VerifierLink() = default;
 
-  // Starts a stream and sends Hello. `listener` is borrowed until OnClosed has returned. Allowed again after OnClosed.
+  // Starts a stream and sends Hello. `listener` is borrowed until OnClosed has returned. Allowed again after
+  // OnClosed.
   virtual void Connect(const GatewayHello& hello, Listener& listener) = 0;
-  // Sends a plan, merged with those that wait for a write in flight. Returns the number under which it goes out, for
-  // comparison with Report::plan_number. Without a stream the plan is dropped (OnClosed is on its way).
+  // Sends a plan, merged with those that wait for a write in flight. Returns the number under which it goes
+  // out, for comparison with Report::plan_number. Without a stream the plan is dropped (OnClosed is on its
+  // way).
   virtual uint64_t SendPlan(Plan plan) = 0;
   // Ends the stream; OnClosed follows. `why` goes to the peer.
   virtual void Close(const absl::Status& why) = 0;

@@ -1,5 +1,5 @@
-// Sequences that wait for a verifier, in the order of their admission: higher priority first, then those that have run
-// before (preempted, lost), then by arrival. Borrows the sequences. Not thread-safe.
+// Sequences that wait for a verifier, in the order of their admission: higher priority first, then those that
+// have run before (preempted, lost), then by arrival. Borrows the sequences. Not thread-safe.
 #pragma once
 
 #include <cstdint>
