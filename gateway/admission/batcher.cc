@@ -298,7 +298,8 @@ absl::Duration Batcher::Backoff(int failures) {
   absl::Duration wait = options_.min_reconnect;
   for (int i = 1; i < failures && wait < options_.max_reconnect; ++i) wait *= 2;
   const double factor = std::uniform_real_distribution<double>(0.75, 1.25)(jitter_);
-  return std::clamp(wait * factor, options_.min_reconnect, options_.max_reconnect);
+  return std::clamp(absl::Ceil(wait * factor, absl::Milliseconds(1)), options_.min_reconnect,
+                    options_.max_reconnect);
 }
 
 void Batcher::TellState(const Replica& replica, const absl::Status& why) {
