@@ -1,0 +1,317 @@
+"""The official `openai` client, unchanged, against gateway and verifier on the small trained model."""
+
+import math
+
+import openai
+import pytest
+
+from harness.paths import golden_json
+
+EXAMPLES = golden_json("drafters/trained_pair/greedy_examples.json")
+USER, GREEDY = EXAMPLES[0]["user"], EXAMPLES[0]["greedy_text"]
+MESSAGES = [{"role": "user", "content": USER}]
+RAW_PROMPT = f"<|im_start|>user\n{USER}<|im_end|>\n<|im_start|>assistant\n"
+STORY = [{"role": "user", "content": "Tell me a story about a red fox."}]
+
+
+@pytest.fixture(scope="module")
+def client(trained):
+    return openai.OpenAI(base_url=f"http://{trained.http}/v1", api_key="any", max_retries=0, timeout=60)
+
+
+def chat(client, messages=MESSAGES, **fields):
+    fields.setdefault("temperature", 0)
+    return client.chat.completions.create(model="default", messages=messages, **fields)
+
+
+def text_of(completion):
+    return completion.choices[0].message.content
+
+
+def complete(client, prompt, **fields):
+    fields.setdefault("temperature", 0)
+    return client.completions.create(model="default", prompt=prompt, **fields)
+
+
+def stream_texts(chunks):
+    """{choice: text}, {choice: finish reason} of a chat stream."""
+    texts, reasons = {}, {}
+    for chunk in chunks:
+        for choice in chunk.choices:
+            assert choice.index not in reasons, "a chunk after the choice's finish_reason"
+            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+            if choice.finish_reason:
+                reasons[choice.index] = choice.finish_reason
+    return texts, reasons
+
+
+def test_models_are_listed_and_found(client):
+    models = client.models.list().data
+    assert len(models) >= 1
+    assert models[0].object == "model"
+    assert client.models.retrieve(models[0].id).id == models[0].id
+    assert text_of(client.chat.completions.create(model=models[0].id, messages=MESSAGES, temperature=0)) == GREEDY
+
+
+def test_chat_answers_the_greedy_text(client):
+    completion = chat(client)
+    assert completion.object == "chat.completion"
+    assert completion.id and completion.created > 0 and completion.system_fingerprint
+    assert len(completion.choices) == 1
+    choice = completion.choices[0]
+    assert (choice.index, choice.finish_reason) == (0, "stop")
+    assert (choice.message.role, choice.message.content) == ("assistant", GREEDY)
+    usage = completion.usage
+    assert usage.prompt_tokens == len(EXAMPLES[0]["prompt_ids"])
+    assert usage.completion_tokens == len(EXAMPLES[0]["greedy_ids"])
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+def test_chat_streams_the_same_text(client):
+    chunks = list(chat(client, stream=True))
+    assert all(chunk.object == "chat.completion.chunk" for chunk in chunks)
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert all(chunk.usage is None for chunk in chunks)
+    assert stream_texts(chunks) == ({0: GREEDY}, {0: "stop"})
+    assert sum(1 for chunk in chunks if chunk.choices[0].delta.content) > 1, "the text came in one piece"
+
+
+def test_include_usage_adds_one_last_chunk_without_choices(client):
+    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    assert [bool(chunk.choices) for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert chunks[-1].usage.completion_tokens == len(EXAMPLES[0]["greedy_ids"])
+    assert chunks[-1].usage.prompt_tokens == len(EXAMPLES[0]["prompt_ids"])
+
+
+def test_text_parts_and_other_roles_are_taken(client):
+    parts = [{"role": "user", "content": [{"type": "text", "text": USER[:5]}, {"type": "text", "text": USER[5:]}]}]
+    assert text_of(chat(client, parts)) == GREEDY
+    conversation = [{"role": "system", "content": "Be short."}, *MESSAGES,
+                    {"role": "assistant", "content": GREEDY}, {"role": "user", "content": EXAMPLES[1]["user"]}]
+    assert chat(client, conversation, max_tokens=8).usage.prompt_tokens > len(EXAMPLES[0]["prompt_ids"])
+
+
+def test_completion_takes_text_and_ids(client):
+    by_text = complete(client, "1 2 3 4", max_tokens=12)
+    by_ids = complete(client, list(b"1 2 3 4"), max_tokens=12)
+    assert by_text.object == "text_completion"
+    assert by_text.choices[0].text == by_ids.choices[0].text != ""
+    by_template = complete(client, EXAMPLES[0]["prompt_ids"], max_tokens=200)
+    assert (by_template.choices[0].text, by_template.choices[0].finish_reason) == (GREEDY, "stop")
+
+
+def test_special_token_text_in_a_prompt_stays_text(client):
+    # As text, "<|im_start|>" is twelve ordinary tokens, so the model never sees a chat turn.
+    usage = complete(client, RAW_PROMPT, max_tokens=1).usage
+    assert usage.prompt_tokens == len(RAW_PROMPT.encode())
+    inside = [{"role": "user", "content": "<|im_end|>"}]
+    plain = [{"role": "user", "content": "x" * len("<|im_end|>")}]
+    assert chat(client, inside, max_tokens=1).usage.prompt_tokens == chat(client, plain, max_tokens=1).usage.prompt_tokens
+
+
+def test_completion_default_is_16_tokens(client):
+    completion = complete(client, EXAMPLES[0]["prompt_ids"])
+    assert completion.usage.completion_tokens == 16
+    assert completion.choices[0].finish_reason == "length"
+    assert completion.choices[0].text == GREEDY[:16]
+
+
+def test_completion_streams(client):
+    chunks = list(complete(client, EXAMPLES[0]["prompt_ids"], max_tokens=200, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == GREEDY
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["stop"]
+
+
+def test_a_list_of_prompts_answers_each_as_if_alone(client):
+    prompts = [example["prompt_ids"] for example in EXAMPLES[:4]]
+    completion = complete(client, prompts, max_tokens=200)
+    assert [choice.index for choice in completion.choices] == list(range(4))
+    assert [choice.text for choice in completion.choices] == [example["greedy_text"] for example in EXAMPLES[:4]]
+    texts = ["Tell me", "Count from", "Add 3"]
+    together = complete(client, texts, max_tokens=24, temperature=1, seed=5)
+    alone = [complete(client, text, max_tokens=24, temperature=1, seed=5).choices[0].text for text in texts]
+    assert [choice.text for choice in together.choices] == alone
+
+
+def test_n_choices_use_consecutive_seeds(client):
+    several = chat(client, STORY, temperature=1, seed=40, n=4, max_tokens=60)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    alone = [text_of(chat(client, STORY, temperature=1, seed=40 + i, max_tokens=60)) for i in range(4)]
+    assert [choice.message.content for choice in several.choices] == alone
+    assert len(set(alone)) > 1
+    texts, reasons = stream_texts(chat(client, STORY, temperature=1, seed=40, n=4, max_tokens=60, stream=True))
+    assert texts == dict(enumerate(alone)) and len(reasons) == 4
+    # prompt x n + i
+    pairs = complete(client, ["Tell me", "Count"], n=2, temperature=1, seed=3, max_tokens=20)
+    assert [choice.index for choice in pairs.choices] == [0, 1, 2, 3]
+    second = complete(client, "Count", n=2, temperature=1, seed=3, max_tokens=20)
+    assert [c.text for c in pairs.choices[2:]] == [c.text for c in second.choices]
+
+
+def test_a_seed_repeats_and_its_absence_does_not(client):
+    def story(**fields):
+        return text_of(chat(client, STORY, temperature=1.5, max_tokens=80, **fields))
+
+    assert story(seed=7) == story(seed=7)
+    assert story(seed=-1) == story(seed=-1)
+    assert len({story(seed=seed) for seed in range(6)}) > 1
+    assert len({story() for _ in range(6)}) > 1
+
+
+def test_a_random_seed_is_reported_and_repeats_the_text(client):
+    raw = client.chat.completions.with_raw_response.create(
+        model="default", messages=STORY, temperature=1.2, max_tokens=60)
+    assert raw.headers["x-request-id"]
+    seed = int(raw.headers["x-tandem-seed"])
+    seed = seed - 2**64 if seed >= 2**63 else seed
+    assert text_of(chat(client, STORY, temperature=1.2, max_tokens=60, seed=seed)) == text_of(raw.parse())
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_token_limit_ends_with_length(client, name):
+    completion = chat(client, **{name: 5})
+    assert completion.usage.completion_tokens == 5
+    assert (text_of(completion), completion.choices[0].finish_reason) == (GREEDY[:5], "length")
+
+
+@pytest.mark.parametrize("stop", ["Oslo", ["Oslo", "bread"], [GREEDY[3:6]]])
+def test_a_stop_text_ends_before_the_match(client, stop):
+    words = [stop] if isinstance(stop, str) else stop
+    if not any(word in GREEDY for word in words):
+        words = stop = [GREEDY[4:9]]
+    expected = GREEDY[:min(GREEDY.index(word) for word in words if word in GREEDY)]
+    completion = chat(client, stop=stop)
+    assert (text_of(completion), completion.choices[0].finish_reason) == (expected, "stop")
+    # Counted up to the token that completes the match.
+    match = min((GREEDY.index(word) + len(word) for word in words if word in GREEDY))
+    assert completion.usage.completion_tokens == match
+    texts, reasons = stream_texts(chat(client, stop=stop, stream=True))
+    assert (texts, reasons) == ({0: expected}, {0: "stop"})
+
+
+def test_a_stop_text_that_is_only_begun_is_not_held_back_for_ever(client):
+    stop = GREEDY[-4:] + "never"
+    assert text_of(chat(client, stop=stop)) == GREEDY
+    assert stream_texts(chat(client, stop=stop, stream=True))[0] == {0: GREEDY}
+
+
+def test_temperature_and_top_p_narrow_the_choice(client):
+    assert text_of(chat(client, temperature=1e-6, seed=3)) == GREEDY
+    assert text_of(chat(client, temperature=1, top_p=1e-6, seed=3)) == GREEDY
+    hot = {text_of(chat(client, STORY, temperature=2, seed=seed, max_tokens=40)) for seed in range(5)}
+    assert len(hot) == 5
+
+
+def test_penalties_change_a_repeating_text(client):
+    prompt = [{"role": "user", "content": "Count from 1 to 20."}]
+    plain = text_of(chat(client, prompt, max_tokens=60))
+    for fields in ({"frequency_penalty": 2}, {"presence_penalty": 2}, {"extra_body": {"repetition_penalty": 5}}):
+        assert text_of(chat(client, prompt, max_tokens=60, **fields)) != plain, fields
+    # A negative penalty is as valid, and a neutral one changes nothing.
+    assert chat(client, prompt, max_tokens=60, frequency_penalty=-2).usage.completion_tokens > 0
+    assert text_of(chat(client, prompt, max_tokens=60, presence_penalty=0, frequency_penalty=0)) == plain
+
+
+def test_logit_bias_forces_and_forbids(client):
+    forced = chat(client, logit_bias={ord("z"): 100}, max_tokens=5)
+    assert text_of(forced) == "zzzzz"
+    forbidden = chat(client, logit_bias={ord(GREEDY[0]): -100}, max_tokens=5)
+    assert text_of(forbidden)[0] != GREEDY[0]
+
+
+def test_chat_logprobs_describe_every_token(client):
+    choice = chat(client, logprobs=True, top_logprobs=4).choices[0]
+    content = choice.logprobs.content
+    ids = EXAMPLES[0]["greedy_ids"]
+    assert len(content) in (len(ids), len(ids) - 1)  # the stop token is a token of the answer, or left out with it
+    assert "".join(entry.token for entry in content if entry.token in GREEDY) == GREEDY
+    for entry in content:
+        assert len(entry.top_logprobs) == 4
+        values = [top.logprob for top in entry.top_logprobs]
+        assert values == sorted(values, reverse=True)
+        assert entry.logprob == values[0] <= 0, "greedy picks the likeliest"
+        assert sum(math.exp(value) for value in values) <= 1.0001
+        assert entry.bytes is None or bytes(entry.bytes).decode("utf-8", "replace") == entry.token or entry.token
+    none = chat(client, logprobs=True).choices[0].logprobs.content
+    assert all(entry.top_logprobs == [] for entry in none)
+    assert [entry.logprob for entry in none] == [entry.logprob for entry in content]
+    assert chat(client).choices[0].logprobs is None
+
+
+def test_streamed_logprobs_equal_those_in_one_piece(client):
+    fields = dict(temperature=0.9, seed=11, logprobs=True, top_logprobs=2, max_tokens=40)
+    whole = chat(client, STORY, **fields).choices[0].logprobs.content
+    streamed = []
+    for chunk in chat(client, STORY, stream=True, **fields):
+        for choice in chunk.choices:
+            if choice.logprobs and choice.logprobs.content:
+                streamed.extend(choice.logprobs.content)
+    assert [entry.model_dump() for entry in streamed] == [entry.model_dump() for entry in whole]
+
+
+def test_completion_logprobs_have_the_old_layout(client):
+    choice = complete(client, EXAMPLES[0]["prompt_ids"], max_tokens=6, logprobs=3).choices[0]
+    logprobs = choice.logprobs
+    assert "".join(logprobs.tokens) == choice.text == GREEDY[:6]
+    assert len(logprobs.token_logprobs) == len(logprobs.top_logprobs) == len(logprobs.text_offset) == 6
+    assert all(len(top) <= 4 for top in logprobs.top_logprobs)
+    assert logprobs.text_offset == list(range(6))
+
+
+def test_neutral_and_unknown_fields_are_ignored(client):
+    completion = chat(client, user="someone", metadata={"a": "b"}, store=False, tool_choice="none", tools=[],
+                      response_format={"type": "text"}, extra_body={"no_such_field": [1, {"a": None}]})
+    assert text_of(completion) == GREEDY
+
+
+@pytest.mark.parametrize("fields, param", [
+    ({"temperature": 3.5}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"n": 9}, "n"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 4, "max_completion_tokens": 5}, None),
+    ({"frequency_penalty": 3}, "frequency_penalty"),
+    ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+    ({"logit_bias": {"260": 1}}, "logit_bias"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"messages": []}, "messages"),
+])
+def test_bad_values_raise_bad_request_naming_the_field(client, fields, param):
+    with pytest.raises(openai.BadRequestError) as raised:
+        chat(client, **fields)
+    assert raised.value.code == "invalid_value"
+    assert raised.value.type == "invalid_request_error"
+    if param:
+        assert raised.value.param == param
+        assert param in raised.value.message
+
+
+def test_unsupported_fields_raise_bad_request(client):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    for fields in ({"tools": [tool]}, {"response_format": {"type": "json_object"}}, {"reasoning_effort": "high"}):
+        with pytest.raises(openai.BadRequestError) as raised:
+            chat(client, **fields)
+        assert raised.value.code == "unsupported_value", fields
+
+
+def test_a_prompt_longer_than_the_context_raises_bad_request(client):
+    for fields in ({"messages": [{"role": "user", "content": "a" * 600}]}, {"max_tokens": 500}):
+        with pytest.raises(openai.BadRequestError) as raised:
+            chat(client, **fields)
+        assert raised.value.code == "context_length_exceeded"
+        assert "512" in raised.value.message
+
+
+def test_an_unknown_model_raises_not_found(client):
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.chat.completions.create(model="gpt-9", messages=MESSAGES)
+    assert raised.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-9")
+
+
+def test_the_error_of_a_stream_comes_before_its_status(client):
+    with pytest.raises(openai.BadRequestError):
+        chat(client, stream=True, temperature=-1)
