@@ -4,8 +4,9 @@ import grpc
 import pytest
 
 from harness import http, rpc
-from harness.paths import golden_json
+from harness.paths import golden_json, trained_config
 
+CONFIG = trained_config()
 EXAMPLES = golden_json("drafters/trained_pair/greedy_examples.json")
 
 
@@ -72,7 +73,7 @@ def test_tokenize_and_detokenize(stub, protos):
     conversation = m.Conversation(messages=[m.Message(role="user", content=EXAMPLES[0]["user"])])
     tokenized = stub.Tokenize(m.TokenizeRequest(model="default", conversation=conversation), timeout=10)
     assert list(tokenized.token_ids) == EXAMPLES[0]["prompt_ids"]
-    assert tokenized.max_model_len == 512
+    assert tokenized.max_model_len == CONFIG["max_position_embeddings"]
     text = stub.Detokenize(m.DetokenizeRequest(model="default", token_ids=list("héllo".encode())), timeout=10)
     assert text.text == "héllo"
 
@@ -80,7 +81,9 @@ def test_tokenize_and_detokenize(stub, protos):
 def test_list_models_names_the_fingerprint(stub, protos):
     models = stub.ListModels(protos.generation.ListModelsRequest(), timeout=10).models
     assert len(models) == 1
-    assert models[0].vocab_size == 260 and models[0].max_model_len == 512 and models[0].system_fingerprint
+    assert models[0].vocab_size == CONFIG["vocab_size"]
+    assert models[0].max_model_len == CONFIG["max_position_embeddings"]
+    assert models[0].system_fingerprint
 
 
 def test_a_cancelled_call_frees_its_sequence(trained, stub, protos):

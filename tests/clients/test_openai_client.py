@@ -5,8 +5,9 @@ import math
 import openai
 import pytest
 
-from harness.paths import golden_json
+from harness.paths import golden_json, trained_config
 
+VOCABULARY, CONTEXT = trained_config()["vocab_size"], trained_config()["max_position_embeddings"]
 EXAMPLES = golden_json("drafters/trained_pair/greedy_examples.json")
 USER, GREEDY = EXAMPLES[0]["user"], EXAMPLES[0]["greedy_text"]
 MESSAGES = [{"role": "user", "content": USER}]
@@ -274,7 +275,7 @@ def test_neutral_and_unknown_fields_are_ignored(client):
     ({"max_tokens": 4, "max_completion_tokens": 5}, None),
     ({"frequency_penalty": 3}, "frequency_penalty"),
     ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
-    ({"logit_bias": {"260": 1}}, "logit_bias"),
+    ({"logit_bias": {str(VOCABULARY): 1}}, "logit_bias"),
     ({"stop": ["a"] * 5}, "stop"),
     ({"messages": []}, "messages"),
 ])
@@ -297,11 +298,11 @@ def test_unsupported_fields_raise_bad_request(client):
 
 
 def test_a_prompt_longer_than_the_context_raises_bad_request(client):
-    for fields in ({"messages": [{"role": "user", "content": "a" * 600}]}, {"max_tokens": 500}):
+    for fields in ({"messages": [{"role": "user", "content": "a" * (CONTEXT + 88)}]}, {"max_tokens": CONTEXT - 12}):
         with pytest.raises(openai.BadRequestError) as raised:
             chat(client, **fields)
         assert raised.value.code == "context_length_exceeded"
-        assert "512" in raised.value.message
+        assert str(CONTEXT) in raised.value.message
 
 
 def test_an_unknown_model_raises_not_found(client):

@@ -31,6 +31,11 @@ def golden_json(path):
     return value
 
 
+def trained_config():
+    """config.json of the small trained model."""
+    return json.loads(pathlib.Path(TRAINED, "config.json").read_text(encoding="utf-8"))
+
+
 def offline():
     return os.environ.get("TANDEM_OFFLINE") == "1"
 

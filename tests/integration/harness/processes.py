@@ -127,6 +127,10 @@ def resident_bytes(pid):
     return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.M).group(1)) * 1024
 
 
+def _drain_delay(flags):
+    return flags if "--drain-delay" in flags else NO_DRAIN_DELAY + flags
+
+
 class Stack:
     """Verifier and gateway started one by one, each on any free port; ready when entered."""
 
@@ -138,11 +142,12 @@ class Stack:
         try:
             self.verifier = Process(
                 [binary("tandem-verifier"), "--model", self.model, "--listen", ANY, "--metrics", ANY]
-                + NO_DRAIN_DELAY + self._verifier_flags)
+                + _drain_delay(self._verifier_flags))
             verifier = self.verifier.addresses()
+            self.verifier_address = verifier["grpc"]
             self.gateway = Process(
                 [binary("tandem-gateway"), "--verifier", verifier["grpc"], "--model", self.model, "--http", ANY,
-                 "--grpc", ANY, "--metrics", ANY] + NO_DRAIN_DELAY + self._gateway_flags)
+                 "--grpc", ANY, "--metrics", ANY] + _drain_delay(self._gateway_flags))
             gateway = self.gateway.addresses()
             self.http, self.grpc = gateway["http"], gateway["grpc"]
             self.gateway_metrics = Metrics(gateway["metrics"])
