@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds llama.cpp's llama-bench, the yardstick of bench.sh, and prints the path of the program.
+# Builds llama.cpp's llama-bench and llama-batched-bench, the yardstick of bench.sh, and prints the path of the first.
 #
 #   tests/bench/build_llama.sh [CACHE_DIR]      default: ~/.cache/tandem/llama.cpp
 #
@@ -43,5 +43,5 @@ cmake -S "$cache/$VERSION/source" -B "$cache/$VERSION/build" -G Ninja -DCMAKE_BU
     -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_AMX_TILE=OFF -DGGML_AMX_INT8=OFF -DGGML_AMX_BF16=OFF \
     -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_SERVER=OFF "${options[@]}" >&2
-cmake --build "$cache/$VERSION/build" --target llama-bench >&2
+cmake --build "$cache/$VERSION/build" --target llama-bench llama-batched-bench >&2
 echo "$program"
