@@ -52,17 +52,25 @@ def refused(stack, stub, protos, chance, path, fields):
     assert http.post(stack.http, path, {**fields, "temperature": 9}).status == 400
 
 
+@contextlib.contextmanager
+def ending_with(code):
+    """The call inside may end with `code`, and no other error."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        assert error.code() == code, error
+
+
 def grpc_cancelled(stack, stub, protos, chance, path, fields):
     call = stub.Generate(protos.chat("Tell me a story.", ignore_eos=True, max_tokens=200, n=chance.choice([1, 3])),
                          timeout=60)
-    with contextlib.suppress(grpc.RpcError):
-        for _ in zip(range(chance.randrange(6)), call):
-            pass
+    for _ in zip(range(chance.randrange(6)), call):
+        pass
     call.cancel()
 
 
 def grpc_deadline(stack, stub, protos, chance, path, fields):
-    with contextlib.suppress(grpc.RpcError):
+    with ending_with(grpc.StatusCode.DEADLINE_EXCEEDED):
         list(stub.Generate(protos.chat("Tell me a story.", ignore_eos=True, max_tokens=200),
                            timeout=chance.uniform(0.001, 0.05)))
 
