@@ -150,7 +150,8 @@ def test_noise_on_a_grpc_port_is_closed(trained, noise, port):
     http.raw(trained.grpc if port == "gateway" else trained.verifier_address, noise, half_close=True)
 
 
-def test_garbage_on_the_verifiers_run_stream_disturbs_nobody(trained):
-    for data in GARBAGE.values():
-        code = call_bytes(trained.verifier_address, data, "/tandem.v1.Verifier/Run", timeout=10)
-        assert code in (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION), code
+def test_garbage_on_the_verifiers_run_stream_ends_that_stream_only(trained):
+    # Not even gRPC tells the server a message that does not parse from the end of the stream, so any status will do.
+    for data in (*GARBAGE.values(), b"", b"a" * 5_000_000):
+        assert call_bytes(trained.verifier_address, data, "/tandem.v1.Verifier/Run", timeout=10) != \
+            Code.DEADLINE_EXCEEDED

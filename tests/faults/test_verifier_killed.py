@@ -5,6 +5,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from harness import http
 from harness.paths import TRAINED, binary, golden_json
 from harness.processes import NO_DRAIN_DELAY, Process, Stack, Up
@@ -91,3 +93,16 @@ def test_a_stream_waits_for_a_new_verifier_and_new_requests_are_refused_soon():
             with future.result(timeout=30):
                 assert answer(stack.http, request) == expected
                 stack.gateway.terminate()
+
+
+if os.environ.get("TANDEM_SOAK") == "1":
+    def test_a_stream_whose_verifier_stays_away_ends_with_an_error_after_30_s():
+        path, fields, _ = long_streams(1)[0]
+        with Stack(TRAINED) as stack, http.EventStream(stack.http, path, fields) as events:
+            next(events)
+            stack.verifier.kill()
+            begin = time.monotonic()
+            with pytest.raises(AssertionError, match="backend lost"):
+                for _ in events:
+                    pass
+            assert 25 < time.monotonic() - begin < 40
