@@ -29,14 +29,16 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 DECODE_TOKENS, PREFILL_TOKENS, STREAMS = 128, 512, 8
+STEP_TOKENS = (1, 2, 4, 8, 16, 32)
 
 
 def fail(message):
     sys.exit(f"bench: {message}")
 
 
-def run(*command):
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def run(*command, environment=None):
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, **(environment or {})})
     if done.returncode != 0:
         fail(f"{command[0]} exited with {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout
@@ -106,15 +108,23 @@ class Tandem:
         begin = time.monotonic()
         self._engine.post("/v1/completions", {"model": "default", "prompt": prompt, "max_tokens": 1})
         figures["prefill"] = PREFILL_TOKENS / (time.monotonic() - begin)
-        steps = json.loads(run(self._binaries / "model_bench", "--model", self._model, "--threads", self._threads,
-                               "--rounds", 1, "--prefill", PREFILL_TOKENS))
-        for tokens, seconds in steps["step_seconds"].items():
-            figures[f"T({tokens})"] = seconds["median"]
+        seconds = self._step_seconds()
+        for tokens in STEP_TOKENS:
+            figures[f"T({tokens})"] = seconds[f"Step/{tokens}"]
         figures["decode_alone"] = 1 / figures["T(1)"]
-        figures["prefill_alone"] = PREFILL_TOKENS / steps["prefill_seconds"]["median"]
+        figures["prefill_alone"] = PREFILL_TOKENS / seconds[f"Prefill/{PREFILL_TOKENS}"]
         figures["V(8)"] = figures["T(8)"] / figures["T(1)"]
-        self.numerics = steps["numerics"]
         return figures
+
+    def _step_seconds(self):
+        """{"Step/8": seconds, ...} of model_bench; its first line says numerics and instruction set."""
+        tests = "|".join([*(f"Step/{tokens}" for tokens in STEP_TOKENS), f"Prefill/{PREFILL_TOKENS}"])
+        output = run(self._binaries / "model_bench", f"--benchmark_filter=^({tests})/real_time$",
+                     "--benchmark_format=json", "--benchmark_min_time=0.3",
+                     environment={"TANDEM_SMOLLM2": str(self._model), "TANDEM_THREADS": str(self._threads)})
+        self.numerics, _, result = output.partition("\n")
+        return {row["name"].removesuffix("/real_time"): row["real_time"] / 1e3
+                for row in json.loads(result)["benchmarks"]}
 
     def stop(self):
         self._engine.stop()
@@ -163,7 +173,7 @@ ROWS = [("decode_1", "decode, 1 stream", "tokens/s", 1), (f"decode_{STREAMS}", f
         ("prefill", f"prefill, {PREFILL_TOKENS} tokens", "tokens/s", 1),
         ("decode_alone", "decode, model alone", "tokens/s", 1),
         ("prefill_alone", "prefill, model alone", "tokens/s", 1),
-        *((f"T({n})", f"T({n}), all logits", "ms", 1e3) for n in (1, 2, 4, 8, 16, 32)),
+        *((f"T({n})", f"T({n}), all logits", "ms", 1e3) for n in STEP_TOKENS),
         ("V(8)", "V(8) = T(8)/T(1)", "", 1)]
 
 
@@ -205,7 +215,7 @@ def main():
     finally:
         for contender in contenders.values():
             contender.stop()
-    print(f"numerics: {contenders['Tandem'].numerics}")
+    print(f"model alone: {contenders['Tandem'].numerics}")
     show(results)
     if os.environ.get("BENCH_JSON"):
         pathlib.Path(os.environ["BENCH_JSON"]).write_text(json.dumps(
