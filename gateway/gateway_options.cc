@@ -1,0 +1,48 @@
+#include "gateway/gateway_options.h"
+
+#include <set>
+
+#include "common/base/status.h"
+
+namespace tandem::gateway {
+
+void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
+  const absl::Duration kHour = absl::Hours(1);
+  parser.AddAddressList("verifier", &options->verifiers, "address of a verifier; repeat for replicas");
+  parser.AddString("model", &options->model, "the model's file, directory or name: tokenizer and chat template");
+  parser.AddStringList("served-model-name", &options->served_model_names,
+                       "name in requests and answers; repeated: aliases (default: the model's name)");
+  parser.AddAddress("http", &options->http, "OpenAI API over HTTP; port 0: any");
+  parser.AddAddress("grpc", &options->grpc, "gRPC API and health; port 0: any");
+  parser.AddAddress("metrics", &options->metrics, "Prometheus metrics; port 0: any");
+  parser.AddStringList("template-flag", &options->template_flags,
+                       "a boolean that requests may set in chat_template_kwargs; repeat for more");
+  parser.AddDuration("request-timeout", &options->request_timeout, absl::Seconds(1), 24 * kHour,
+                     "deadline of requests without one, and the longest one accepted");
+  parser.AddDuration("wait-for-verifier", &options->verifier_wait, absl::ZeroDuration(), kHour,
+                     "how long a running request waits for a verifier that was lost");
+  parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), kHour,
+                     "after SIGTERM: not ready, but still serving, so that balancers can turn away");
+  parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), kHour,
+                     "then: how long running requests may take to end");
+  parser.AddFlag("grpc-reflection", &options->reflection, "serve gRPC reflection");
+  parser.AddFlag("insecure", &options->insecure, "listen beyond this machine although there is no TLS");
+  telemetry::AddLogOptions(parser, &options->log);
+}
+
+absl::Status CheckGatewayOptions(const GatewayOptions& options) {
+  if (options.verifiers.empty()) return InvalidArgument("--verifier needs at least one address");
+  for (const Address& verifier : options.verifiers) {
+    if (!verifier.is_unix() && verifier.port == 0) return InvalidArgument("--verifier {} has no port", verifier.ToString());
+  }
+  std::set<std::string> names;
+  for (const std::string& name : options.served_model_names) {
+    if (name.empty() || name.size() > static_cast<size_t>(limits::kModelNameBytes)) {
+      return InvalidArgument("--served-model-name must have 1..{} bytes", limits::kModelNameBytes);
+    }
+    if (!names.insert(name).second) return InvalidArgument("--served-model-name {} is given twice", name);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace tandem::gateway

@@ -1,0 +1,34 @@
+// The flags of tandem-gateway.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/base/model_store.h"
+#include "common/base/options.h"
+#include "common/telemetry/logs.h"
+#include "gateway/limits.h"
+
+namespace tandem::gateway {
+
+struct GatewayOptions {
+  std::string model = kDefaultModel;             // tokenizer and chat template
+  std::vector<std::string> served_model_names;   // empty: the model's name
+  std::vector<Address> verifiers = {{"127.0.0.1", 8011, ""}};
+  Address http{"127.0.0.1", 8000, ""}, grpc{"127.0.0.1", 8001, ""}, metrics{"127.0.0.1", 8002, ""};
+  std::vector<std::string> template_flags = {"enable_thinking"};
+  absl::Duration request_timeout = limits::kRequestDeadline;
+  absl::Duration verifier_wait = limits::kLostVerifierWait;
+  absl::Duration drain_delay = limits::kDrainDelay, drain_timeout = limits::kDrain;
+  bool reflection = false;
+  bool insecure = false;
+  telemetry::LogOptions log{.service = "tandem-gateway"};
+};
+
+void AddGatewayOptions(OptionParser& parser, GatewayOptions* options);
+// What the parser cannot see alone. kInvalidArgument names the option.
+absl::Status CheckGatewayOptions(const GatewayOptions& options);
+
+}  // namespace tandem::gateway
