@@ -52,9 +52,11 @@ int UpMain(int argc, const char* const* argv) {
                      "how long running requests may take to end after Ctrl-C");
   parser.AddString("ask", &ask, "a question to answer on the terminal once ready");
   if (const auto code = parser.Parse(argc, argv)) return *code;
-  // On one machine nobody polls readiness before routing, so draining need not wait for that; --set may say
-  // otherwise.
-  options.flags = {{"verifier", "drain-delay", "0s"}, {"gateway", "drain-delay", "0s"}};
+  // Defaults of a single machine, which --set may replace: nobody polls readiness before routing, so draining need not
+  // wait for that; and a person reads stderr.
+  options.flags = {{"verifier", "drain-delay", "0s"},     {"gateway", "drain-delay", "0s"},
+                   {"verifier", "log-format", "text"},    {"gateway", "log-format", "text"},
+                   {"verifier", "log-level", "warning"}, {"gateway", "log-level", "warning"}};
   for (const std::string& setting : settings) {
     const absl::StatusOr<ProcessFlag> flag = ParseProcessFlag(setting);
     if (!flag.ok()) {
@@ -62,7 +64,7 @@ int UpMain(int argc, const char* const* argv) {
       return 2;
     }
     std::erase_if(options.flags, [&](const ProcessFlag& known) {
-      return known.process == flag->process && known.flag == flag->flag && known.flag == "drain-delay";
+      return known.process == flag->process && known.flag == flag->flag;
     });
     options.flags.push_back(*flag);
   }

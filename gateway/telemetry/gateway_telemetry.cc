@@ -188,14 +188,14 @@ void GatewayTelemetry::OnLoad(const Load& load) {
   }
 }
 
-void GatewayTelemetry::OnVerifierState(int, const std::string& name, VerifierState state, const absl::Status& why) {
+void GatewayTelemetry::OnVerifierState(int verifier, const std::string& name, VerifierState state, const absl::Status& why) {
   constexpr const char* kNames[] = {"down", "connecting", "ready", "draining"};
   const char* state_name = kNames[static_cast<int>(state)];
-  if (why.ok()) {
-    log_.Info("verifier", {{"peer", name}, {"state", state_name}});
-  } else {
-    log_.Warning("verifier", {{"peer", name}, {"state", state_name}, {"error", std::string(why.message())}});
-  }
+  // One that has not been ready yet is starting; losing one that was is worth a warning.
+  const bool lost = state == VerifierState::kDown && was_ready_.erase(verifier) > 0;
+  if (state == VerifierState::kReady) was_ready_.insert(verifier);
+  log_.Write(lost ? telemetry::LogLevel::kWarning : telemetry::LogLevel::kInfo, "verifier",
+             {{"peer", name}, {"state", state_name}, {"error", std::string(why.message())}});
 }
 
 void GatewayTelemetry::OnHandshakeFailure(int, const char* field) {

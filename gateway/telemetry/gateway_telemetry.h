@@ -7,6 +7,7 @@
 
 #include <array>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -60,7 +61,9 @@ class GatewayTelemetry : public Observer, public http::HttpObserver {
   telemetry::Labelled<prometheus::Gauge> verifiers_;
   prometheus::Histogram &time_to_first_token_, &time_per_output_token_, &inter_token_latency_, &request_duration_,
       &queue_time_, &prefill_time_, &decode_time_, &request_prompt_tokens_, &request_generation_tokens_;
-  bool cache_config_known_ = false;  // OnLoad only
+  // The batcher's thread only.
+  bool cache_config_known_ = false;
+  std::set<int> was_ready_;
 };
 
 }  // namespace tandem::gateway
