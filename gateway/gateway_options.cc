@@ -9,7 +9,8 @@ namespace tandem::gateway {
 void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
   const absl::Duration kHour = absl::Hours(1);
   parser.AddAddressList("verifier", &options->verifiers, "address of a verifier; repeat for replicas");
-  parser.AddString("model", &options->model, "the model's file, directory or name: tokenizer and chat template");
+  parser.AddString("model", &options->model,
+                   "the model's file, directory or name: tokenizer and chat template");
   parser.AddStringList("served-model-name", &options->served_model_names,
                        "name in requests and answers; repeated: aliases (default: the model's name)");
   parser.AddAddress("http", &options->http, "OpenAI API over HTTP; port 0: any");
@@ -33,7 +34,8 @@ void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
 absl::Status CheckGatewayOptions(const GatewayOptions& options) {
   if (options.verifiers.empty()) return InvalidArgument("--verifier needs at least one address");
   for (const Address& verifier : options.verifiers) {
-    if (!verifier.is_unix() && verifier.port == 0) return InvalidArgument("--verifier {} has no port", verifier.ToString());
+    if (!verifier.is_unix() && verifier.port == 0)
+      return InvalidArgument("--verifier {} has no port", verifier.ToString());
   }
   std::set<std::string> names;
   for (const std::string& name : options.served_model_names) {

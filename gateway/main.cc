@@ -1,10 +1,12 @@
 // tandem-gateway: client streams in front, verifiers behind.
 //
-// Start: options, files, bind, connect, ready with the first verifier. Stop (SIGTERM, SIGINT): not ready but serving for
-// --drain-delay; then new requests are refused and running ones may end until --drain-timeout; then everything is
-// cancelled and joined, exit 0. A second signal ends the process at once.
+// Start: options, files, bind, connect, ready with the first verifier. Stop (SIGTERM, SIGINT): not ready but
+// serving for
+// --drain-delay; then new requests are refused and running ones may end until --drain-timeout; then
+// everything is cancelled and joined, exit 0. A second signal ends the process at once.
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 
+#include <atomic>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -60,7 +62,10 @@ class Gateway {
 
   // Ports first, so that a taken one is told before anything else happens; then the core, then the doors.
   absl::Status Start(ModelText model) {
-    ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener, rpc::Listener::Bind(options_.grpc, options_.insecure));
+    ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener,
+                     rpc::Listener::Bind(options_.grpc, options_.insecure));
+    ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> http_listener,
+                     rpc::Listener::Bind(options_.http, options_.insecure));
     ASSIGN_OR_RETURN(metrics_server_, telemetry::MetricsServer::Start(options_.metrics, metrics_));
     CoreOptions core;
     core.model_id = model_name_;
@@ -72,7 +77,8 @@ class Gateway {
     core.lost_verifier_wait = options_.verifier_wait;
     std::vector<std::unique_ptr<VerifierLink>> links;
     for (const Address& verifier : options_.verifiers) links.push_back(std::make_unique<RunLink>(verifier));
-    ASSIGN_OR_RETURN(core_, Core::Create(core, std::move(model), std::move(links), Clock::Real(), telemetry_));
+    ASSIGN_OR_RETURN(core_,
+                     Core::Create(core, std::move(model), std::move(links), Clock::Real(), telemetry_));
 
     service_ = std::make_unique<GenerationService>(*core_, GenerationService::Options());
     rpc::ServerOptions server;
@@ -83,13 +89,14 @@ class Gateway {
     server.max_age = limits::kGrpcAge;
     server.max_age_grace = limits::kGrpcGrace;
     if (options_.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    ASSIGN_OR_RETURN(grpc_server_, rpc::RpcServer::Start(server, std::move(listener), {service_.get()}, health_,
-                                                         {.on_exhausted = [this] { telemetry_.OnExhausted(); }}));
+    ASSIGN_OR_RETURN(grpc_server_,
+                     rpc::RpcServer::Start(server, std::move(listener), {service_.get()}, health_,
+                                           {.on_exhausted = [this] { telemetry_.OnExhausted(); }}));
     http::HttpServer::Options http;
-    http.listen = options_.http;
-    http.insecure = options_.insecure;
     http.is_live = [this] { return health_.live(); };
-    ASSIGN_OR_RETURN(http_server_, http::HttpServer::Start(http, *core_, telemetry_));
+    http.is_ready = [this] { return !stopping_; };
+    ASSIGN_OR_RETURN(http_server_,
+                     http::HttpServer::Start(http, std::move(http_listener), *core_, telemetry_));
     readiness_ = std::make_unique<Readiness>(*core_, health_, limits::kNoVerifierWait);
     AddGauges();
     return absl::OkStatus();
@@ -104,15 +111,16 @@ class Gateway {
   void Stop() {
     const bool was_ready = health_.ready();
     log_.Info("stopping", {{"streams", http_server_->open_streams() + service_->open_streams()}});
+    stopping_ = true;
     readiness_.reset();
     health_.SetReady(false);
     if (was_ready) absl::SleepFor(options_.drain_delay);  // balancers see it and go elsewhere
-    core_->BeginDrain();
-    http_server_->StopAccepting();
+    core_->BeginDrain();  // the doors stay open: who comes now is told to go elsewhere
     const absl::Time deadline = absl::Now() + options_.drain_timeout;
     const bool idle = core_->WaitIdle(options_.drain_timeout);
     // Last answers still have to be written; what has not ended by the deadline is cut.
-    const absl::Duration left = idle ? std::max(deadline - absl::Now(), absl::ZeroDuration()) : absl::ZeroDuration();
+    const absl::Duration left =
+        idle ? std::max(deadline - absl::Now(), absl::ZeroDuration()) : absl::ZeroDuration();
     http_server_->Shutdown(left);
     grpc_server_->Shutdown(std::max(deadline - absl::Now(), absl::ZeroDuration()));
     metrics_server_.reset();
@@ -124,7 +132,8 @@ class Gateway {
   void AddGauges() {
     auto& ready = metrics_.AddGauge("ready", "Whether the process takes work");
     auto& dropped = metrics_.AddCounter("log_dropped_total", "Log lines lost");
-    auto streams = metrics_.AddGauges("streams_open", "Client requests being answered", "api", {"http", "grpc"});
+    auto streams =
+        metrics_.AddGauges("streams_open", "Client requests being answered", "api", {"http", "grpc"});
     metrics_.OnScrape([this, &ready, &dropped, streams] {
       ready.Set(health_.ready() ? 1 : 0);
       telemetry::RaiseTo(dropped, static_cast<double>(log_.dropped()));
@@ -139,6 +148,7 @@ class Gateway {
   telemetry::Metrics metrics_;
   GatewayTelemetry telemetry_;
   telemetry::Health health_;
+  std::atomic<bool> stopping_{false};
   std::unique_ptr<Core> core_;
   std::unique_ptr<GenerationService> service_;
   std::unique_ptr<http::HttpServer> http_server_;
@@ -150,7 +160,8 @@ class Gateway {
 int Main(int argc, const char* const* argv) {
   TerminationWaiter::BlockSignals();
   GatewayOptions options;
-  OptionParser parser(kProgram, "Serves clients over HTTP and gRPC and batches their requests over verifiers.");
+  OptionParser parser(kProgram,
+                      "Serves clients over HTTP and gRPC and batches their requests over verifiers.");
   AddGatewayOptions(parser, &options);
   if (const std::optional<int> code = parser.Parse(argc, argv)) return *code;
   if (const absl::Status status = CheckGatewayOptions(options); !status.ok()) {

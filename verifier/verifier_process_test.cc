@@ -316,7 +316,7 @@ TEST(VerifierProcess, FaultsAreOneLineAndTheirExitCode) {
            {{"--model", model, "--listen", "127.0.0.1:0", "--metrics", "192.0.2.1:1"}, 1, "192.0.2.1:1"},
            {{"--model", model, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--kv-bytes", "1"},
             1,
-            "KV"},
+            "kv-bytes"},
        }) {
     Process process(c.args);
     EXPECT_EQ(exit_code(process), c.code) << c.message;

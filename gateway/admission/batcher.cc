@@ -79,7 +79,8 @@ void Batcher::OnHello(int replica_index, VerifierHello hello) {
     Violation(replica_index, nullptr, "second_hello");
     return;
   }
-  const ExpectedVerifier expected{identity_, options_.tokenizer_hash, options_.vocab_size};
+  const ExpectedVerifier expected{identity_, options_.tokenizer_hash, options_.vocab_size,
+                                  options_.eos_token_ids};
   if (const auto mismatch = CheckHello(hello, expected)) {
     observer_.OnHandshakeFailure(replica_index, mismatch->field);
     replica.mismatched = true;

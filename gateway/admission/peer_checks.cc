@@ -1,8 +1,11 @@
 #include "gateway/admission/peer_checks.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "common/base/status.h"
 #include "gateway/errors.h"
@@ -71,6 +74,12 @@ std::optional<HelloMismatch> CheckHello(const VerifierHello& hello, const Expect
   for (const int32_t id : hello.eos_token_ids) {
     if (id < 0 || id >= expected.vocab_size) return Mismatch("eos_token_ids", "ids below vocab_size", id);
   }
+  // Other ends of text mean other files, even where the weights are the same.
+  const std::set<int32_t> theirs(hello.eos_token_ids.begin(), hello.eos_token_ids.end());
+  const std::set<int32_t> ours(expected.eos_token_ids.begin(), expected.eos_token_ids.end());
+  if (theirs != ours)
+    return Mismatch("eos_token_ids", fmt::format("{}", fmt::join(ours, ",")),
+                    fmt::format("{}", fmt::join(theirs, ",")));
   return std::nullopt;
 }
 

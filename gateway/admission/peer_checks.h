@@ -23,6 +23,7 @@ struct ExpectedVerifier {
   std::optional<ModelIdentity> identity;  // absent: any
   std::string tokenizer_hash;
   int32_t vocab_size = 0;
+  std::vector<int32_t> eos_token_ids;  // in any order
 };
 
 struct HelloMismatch {

@@ -185,11 +185,16 @@ absl::Status Connection::CheckHeaderSizes() const {
   int count = 0;
   const auto& message = parser_->get();
   size_t longest = message.method_string().size() + message.target().size();
+  // The parser's own limit counts what one call leaves unread; headers that arrive in pieces pass below it.
+  size_t total = longest;
   for (const auto& field : message) {
     ++count;
-    longest = std::max(longest, field.name_string().size() + field.value().size());
+    const size_t bytes = field.name_string().size() + field.value().size();
+    longest = std::max(longest, bytes);
+    total += bytes;
   }
-  if (count > limits::kHttpHeaderCount || longest > static_cast<size_t>(limits::kHttpHeaderLineBytes))
+  if (count > limits::kHttpHeaderCount || longest > static_cast<size_t>(limits::kHttpHeaderLineBytes) ||
+      total > static_cast<size_t>(limits::kHttpHeaderBytes))
     return error::HeadersTooLarge(limits::kHttpHeaderBytes);
   return absl::OkStatus();
 }
@@ -244,7 +249,7 @@ void Connection::OnRequest() {
       answer = HealthAnswer(state_.options.is_live());
       break;
     case Route::kReady:
-      answer = HealthAnswer(!state_.draining && state_.generator.ready());
+      answer = HealthAnswer(!state_.draining && state_.options.is_ready() && state_.generator.ready());
       break;
   }
   if (!answer.ok()) return Refuse(answer.status());

@@ -13,7 +13,7 @@ class HttpObserver {
   // accept found no descriptor, or a connection was closed at once because too many are open.
   virtual void OnExhausted() {}
   virtual void OnUnknownFields(int /*count*/) {}
-  // Refused by the door itself: nothing reached Generator. `route`: "chat", "models", ..., "none".
+  // Refused, by the door itself or by Generator. `route`: "chat", "models", ..., "none".
   virtual void OnRefused(const char* /*route*/, const absl::Status& /*why*/) {}
   // Every answer, when its head is written.
   virtual void OnAnswer(const char* /*route*/, int /*http_status*/) {}

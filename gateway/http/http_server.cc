@@ -131,8 +131,15 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options, G
   if (!options.listen.is_local() && !options.insecure)
     return InvalidArgument("{} is reachable from other machines and HTTP has no TLS here: needs insecure",
                            options.listen.ToString());
+  ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener,
+                   rpc::Listener::Bind(options.listen, options.insecure));
+  return Start(std::move(options), std::move(listener), generator, observer);
+}
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options,
+                                                              std::unique_ptr<rpc::Listener> listener,
+                                                              Generator& generator, HttpObserver& observer) {
   if (options.threads < 1) return InvalidArgument("threads must be at least 1, got {}", options.threads);
-  ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener, rpc::Listener::Bind(options.listen));
   auto impl = std::make_unique<Impl>(std::move(options), generator, observer, std::move(listener));
   impl->Start();
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/base/option_values.h"
+#include "common/rpc/listener.h"
 #include "gateway/admission/generator.h"
 #include "gateway/http/http_observer.h"
 #include "gateway/limits.h"
@@ -48,8 +49,9 @@ class HttpServer {
 
     // Checks the Authorization header (empty if absent). Unset: no keys.
     std::function<absl::Status(std::string_view authorization)> authorize = nullptr;
-    // What /health says.
+    // What /health says; and what must hold, besides a generator that takes requests, for /ready.
     std::function<bool()> is_live = [] { return true; };
+    std::function<bool()> is_ready = [] { return true; };
     const Clock* clock = &Clock::Real();  // wall time of answers
   };
 
@@ -57,6 +59,10 @@ class HttpServer {
   // without `insecure`, kUnavailable if it cannot listen.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(Options options, Generator& generator,
                                                            HttpObserver& observer);
+  // The same on a socket that was bound earlier; Options::listen is not looked at.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(Options options,
+                                                           std::unique_ptr<rpc::Listener> listener,
+                                                           Generator& generator, HttpObserver& observer);
   // Shutdown without patience.
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;

@@ -10,9 +10,9 @@
 
 namespace tandem::gateway {
 
-// One Run stream. The writer sends Hello first, then plans; a plan that waits for a write in flight takes in the later
-// ones. The listener hears of everything on gRPC's threads, one call at a time (reads are one at a time, and OnDone comes
-// after the last).
+// One Run stream. The writer sends Hello first, then plans; a plan that waits for a write in flight takes in
+// the later ones. The listener hears of everything on gRPC's threads, one call at a time (reads are one at a
+// time, and OnDone comes after the last).
 class RunLink::Stream : public grpc::ClientBidiReactor<v1::RunRequest, v1::RunResponse> {
  public:
   Stream(RunLink& link, const GatewayHello& hello, Listener& listener) : link_(link), listener_(listener) {
@@ -71,7 +71,8 @@ class RunLink::Stream : public grpc::ClientBidiReactor<v1::RunRequest, v1::RunRe
     return true;
   }
 
-  // Called once, by the writer. A cancelled call ends at once on both sides; half-closing would wait for the peer.
+  // Called once, by the writer. A cancelled call ends at once on both sides; half-closing would wait for the
+  // peer.
   void EndWrites(const absl::Status&) {
     context_.TryCancel();
     RemoveHold();
@@ -110,8 +111,8 @@ class RunLink::Stream : public grpc::ClientBidiReactor<v1::RunRequest, v1::RunRe
     }
     if (why.ok()) why = rpc::FromGrpcStatus(status);
     if (why.ok()) why = absl::UnavailableError("the verifier ended the stream");
-    // What holds the link: after the lock is free nobody reaches this stream any more, and the link may be connected
-    // anew or destroyed as soon as the listener has been told.
+    // What holds the link: after the lock is free nobody reaches this stream any more, and the link may be
+    // connected anew or destroyed as soon as the listener has been told.
     Listener& listener = listener_;
     {
       absl::MutexLock lock(&link_.mu_);

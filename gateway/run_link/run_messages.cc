@@ -41,7 +41,8 @@ SequenceReport ToSequence(const v1::SequenceReport& message) {
   report.length = message.length();
   report.first_index = message.first_index();
   report.token_ids.assign(message.token_ids().begin(), message.token_ids().end());
-  for (const v1::ReportedLogprobs& logprobs : message.logprobs()) report.logprobs.push_back(ToLogprobs(logprobs));
+  for (const v1::ReportedLogprobs& logprobs : message.logprobs())
+    report.logprobs.push_back(ToLogprobs(logprobs));
   report.computed_length = message.computed_length();
   report.cached_length = message.cached_length();
   report.drafted = message.drafted_tokens();
@@ -51,8 +52,8 @@ SequenceReport ToSequence(const v1::SequenceReport& message) {
   if (report.end == SequenceEnd::kFailed) {
     const int code = message.error_code();
     const bool known = code > 0 && code <= static_cast<int>(absl::StatusCode::kUnauthenticated);
-    report.error =
-        absl::Status(known ? static_cast<absl::StatusCode>(code) : absl::StatusCode::kInternal, message.error_message());
+    report.error = absl::Status(known ? static_cast<absl::StatusCode>(code) : absl::StatusCode::kInternal,
+                                message.error_message());
   }
   return report;
 }
@@ -139,7 +140,8 @@ Report ToReport(v1::Report&& message) {
   report.number = message.number();
   report.plan_number = message.plan_number();
   report.sequences.reserve(static_cast<size_t>(message.sequences_size()));
-  for (const v1::SequenceReport& sequence : message.sequences()) report.sequences.push_back(ToSequence(sequence));
+  for (const v1::SequenceReport& sequence : message.sequences())
+    report.sequences.push_back(ToSequence(sequence));
   report.kv_free_blocks = message.kv_free_blocks();
   report.kv_cached_blocks = message.kv_cached_blocks();
   report.running_sequences = message.running_sequences();

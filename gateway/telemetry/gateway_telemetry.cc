@@ -10,10 +10,14 @@ using telemetry::Metrics;
 
 constexpr const char* kApis[] = {"chat", "completions", "grpc"};
 constexpr absl::StatusCode kLastCode = absl::StatusCode::kUnauthenticated;
-const std::vector<std::string> kHelloFields = {"protocol", "sampling_version", "model_fingerprint", "numerics_id",
-                                               "tokenizer_hash", "vocab_size", "other"};
-const std::vector<std::string> kReportChecks = {"number", "sequence", "first_index", "token_id", "length",
-                                                "counts", "order", "other"};
+const std::vector<std::string> kHelloFields = {"protocol",      "sampling_version",   "model_fingerprint",
+                                               "numerics_id",   "tokenizer_hash",     "vocab_size",
+                                               "max_model_len", "kv_block_positions", "kv_total_blocks",
+                                               "max_sequences", "eos_token_ids",      "other"};
+const std::vector<std::string> kReportChecks = {
+    "number",    "plan_number",    "sequence",        "gap",           "repeat",  "length",   "max_length",
+    "token_id",  "logprobs",       "computed_length", "cached_length", "drafted", "accepted", "end",
+    "kv_blocks", "sequence_share", "utilization",     "order",         "other"};
 
 std::vector<std::string> ReasonNames() {
   std::vector<std::string> names;
@@ -31,33 +35,40 @@ std::string OrOther(const std::vector<std::string>& values, std::string_view val
 
 }  // namespace
 
-GatewayTelemetry::GatewayTelemetry(telemetry::Metrics& metrics, telemetry::Logger& log, const std::string& model_name)
+GatewayTelemetry::GatewayTelemetry(telemetry::Metrics& metrics, telemetry::Logger& log,
+                                   const std::string& model_name)
     : metrics_(metrics),
       log_(log),
       labels_{{"model_name", model_name}},
       accepted_(metrics.AddCounter("requests_accepted_total", "Requests taken into the queue", labels_)),
-      rejected_(metrics.AddCounters("requests_rejected_total", "Requests refused before they started", "reason",
-                                    ReasonNames(), labels_)),
+      rejected_(metrics.AddCounters("requests_rejected_total", "Requests refused before they started",
+                                    "reason", ReasonNames(), labels_)),
       failovers_(metrics.AddCounters("failovers_total", "Sequences that lost their verifier", "outcome",
                                      {"resumed", "lost"}, labels_)),
-      handshake_failures_(metrics.AddCounters("handshake_failures_total", "Streams ended by a Hello that does not fit",
-                                              "field", kHelloFields, {{"peer", "verifier"}})),
-      protocol_errors_(metrics.AddCounters("protocol_errors_total", "Messages that broke the protocol", "check",
-                                           kReportChecks, {{"peer", "verifier"}})),
+      handshake_failures_(metrics.AddCounters("handshake_failures_total",
+                                              "Streams ended by a Hello that does not fit", "field",
+                                              kHelloFields, {{"peer", "verifier"}})),
+      protocol_errors_(metrics.AddCounters("protocol_errors_total", "Messages that broke the protocol",
+                                           "check", kReportChecks, {{"peer", "verifier"}})),
       prompt_tokens_(metrics.AddCounter("prompt_tokens_total", "Prompt tokens of ended requests", labels_)),
       cached_prompt_tokens_(metrics.AddCounter("cached_prompt_tokens_total",
                                                "Prompt tokens served from the prefix cache", labels_)),
-      generation_tokens_(metrics.AddCounter("generation_tokens_total", "Tokens delivered to clients", labels_)),
-      preemptions_(metrics.AddCounter("preemptions_total", "Sequences that gave way for want of KV blocks", labels_)),
+      generation_tokens_(
+          metrics.AddCounter("generation_tokens_total", "Tokens delivered to clients", labels_)),
+      preemptions_(
+          metrics.AddCounter("preemptions_total", "Sequences that gave way for want of KV blocks", labels_)),
       unknown_field_(metrics.AddCounter("unknown_field_total", "Request fields that were ignored", labels_)),
-      write_stalls_(metrics.AddCounter("write_stalls_total", "Streams ended because the client did not read", labels_)),
+      write_stalls_(
+          metrics.AddCounter("write_stalls_total", "Streams ended because the client did not read", labels_)),
       stale_messages_(metrics.AddCounter("stale_messages_total", "Report entries of an older epoch, dropped",
                                          {{"stream", "run"}})),
-      exhausted_(metrics.AddCounter("emfile_total", "Connections delayed or refused for want of descriptors")),
+      exhausted_(
+          metrics.AddCounter("emfile_total", "Connections delayed or refused for want of descriptors")),
       waiting_(metrics.AddGauge("requests_waiting", "Choices in the queue", labels_)),
       running_(metrics.AddGauge("requests_running", "Choices on a verifier", labels_)),
       waiting_tokens_(metrics.AddGauge("waiting_tokens", "Prompt tokens in the queue", labels_)),
-      kv_usage_(metrics.AddGauge("kv_cache_usage_ratio", "KV blocks that sequences hold, of all verifiers", labels_)),
+      kv_usage_(metrics.AddGauge("kv_cache_usage_ratio", "KV blocks that sequences hold, of all verifiers",
+                                 labels_)),
       http_connections_(metrics.AddGauge("open_connections", "Client connections", {{"listener", "http"}})),
       verifiers_(metrics.AddGauges("verifiers", "Configured verifiers by state", "state",
                                    {"down", "connecting", "ready", "draining"}, labels_)),
@@ -80,7 +91,8 @@ GatewayTelemetry::GatewayTelemetry(telemetry::Metrics& metrics, telemetry::Logge
                                         telemetry::EndToEndBuckets(), labels_)),
       request_prompt_tokens_(metrics.AddHistogram("request_prompt_tokens", "Prompt tokens of a request",
                                                   telemetry::TokenCountBuckets(), labels_)),
-      request_generation_tokens_(metrics.AddHistogram("request_generation_tokens", "Output tokens of a request",
+      request_generation_tokens_(metrics.AddHistogram("request_generation_tokens",
+                                                      "Output tokens of a request",
                                                       telemetry::TokenCountBuckets(), labels_)) {
   AddRequestCounters();
 }
@@ -91,7 +103,8 @@ void GatewayTelemetry::AddRequestCounters() {
     labels["api"] = api;
     labels["code"] = code;
     labels["finish_reason"] = finish_reason;
-    requests_total_[{api, code, finish_reason}] = &metrics_.AddCounter("requests_total", "Requests that ended", labels);
+    requests_total_[{api, code, finish_reason}] =
+        &metrics_.AddCounter("requests_total", "Requests that ended", labels);
   };
   for (const std::string api : kApis) {
     add(api, "OK", "stop");
@@ -105,10 +118,11 @@ void GatewayTelemetry::AddRequestCounters() {
 void GatewayTelemetry::OnAccepted(std::string_view) { accepted_.Increment(); }
 
 void GatewayTelemetry::OnRejected(std::string_view api, const absl::Status& why) {
-  rejected_[ErrorReasonName(ReasonOf(why))].Increment();
-  const auto counter =
-      requests_total_.find({std::string(api), std::string(absl::StatusCodeToString(why.code())), std::string()});
+  const auto counter = requests_total_.find(
+      {std::string(api), std::string(absl::StatusCodeToString(why.code())), std::string()});
   if (counter != requests_total_.end()) counter->second->Increment();
+  if (api != "grpc") return;  // the HTTP door tells of everything it refuses, these included
+  rejected_[ErrorReasonName(ReasonOf(why))].Increment();
   log_.Info("request refused", {{"api", api},
                                 {"code", absl::StatusCodeToString(why.code())},
                                 {"reason", ErrorReasonName(ReasonOf(why))},
@@ -146,19 +160,20 @@ void GatewayTelemetry::OnRequestEnd(const RequestSummary& summary) {
 }
 
 void GatewayTelemetry::LogRequest(const RequestSummary& summary) {
-  log_.Info("request ended", {{"request_id", summary.request_id},
-                              {"api", summary.api},
-                              {"code", absl::StatusCodeToString(summary.status.code())},
-                              {"reason", summary.status.ok() ? "" : ErrorReasonName(ReasonOf(summary.status))},
-                              {"finish_reason", summary.finish_reason},
-                              {"choices", summary.choices},
-                              {"prompt_tokens", summary.prompt_tokens},
-                              {"cached_prompt_tokens", summary.cached_prompt_tokens},
-                              {"output_tokens", summary.output_tokens},
-                              {"seed", summary.seed},
-                              {"queue_ms", absl::ToDoubleMilliseconds(summary.queue_time)},
-                              {"ttft_ms", absl::ToDoubleMilliseconds(summary.time_to_first_token)},
-                              {"duration_ms", absl::ToDoubleMilliseconds(summary.duration)}});
+  log_.Info("request ended",
+            {{"request_id", summary.request_id},
+             {"api", summary.api},
+             {"code", absl::StatusCodeToString(summary.status.code())},
+             {"reason", summary.status.ok() ? "" : ErrorReasonName(ReasonOf(summary.status))},
+             {"finish_reason", summary.finish_reason},
+             {"choices", summary.choices},
+             {"prompt_tokens", summary.prompt_tokens},
+             {"cached_prompt_tokens", summary.cached_prompt_tokens},
+             {"output_tokens", summary.output_tokens},
+             {"seed", summary.seed},
+             {"queue_ms", absl::ToDoubleMilliseconds(summary.queue_time)},
+             {"ttft_ms", absl::ToDoubleMilliseconds(summary.time_to_first_token)},
+             {"duration_ms", absl::ToDoubleMilliseconds(summary.duration)}});
 }
 
 void GatewayTelemetry::OnTokens(int tokens, absl::Duration gap) {
@@ -184,11 +199,13 @@ void GatewayTelemetry::OnLoad(const Load& load) {
     Labels labels = labels_;
     labels["block_size"] = fmt::format("{}", load.kv_block_positions);
     labels["num_blocks"] = fmt::format("{}", load.kv_total_blocks);
-    metrics_.AddGauge("cache_config_info", "KV memory of the verifiers when they were first ready", labels).Set(1);
+    metrics_.AddGauge("cache_config_info", "KV memory of the verifiers when they were first ready", labels)
+        .Set(1);
   }
 }
 
-void GatewayTelemetry::OnVerifierState(int verifier, const std::string& name, VerifierState state, const absl::Status& why) {
+void GatewayTelemetry::OnVerifierState(int verifier, const std::string& name, VerifierState state,
+                                       const absl::Status& why) {
   constexpr const char* kNames[] = {"down", "connecting", "ready", "draining"};
   const char* state_name = kNames[static_cast<int>(state)];
   // One that has not been ready yet is starting; losing one that was is worth a warning.

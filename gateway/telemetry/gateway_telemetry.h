@@ -32,7 +32,8 @@ class GatewayTelemetry : public Observer, public http::HttpObserver {
   void OnPreemption() override;
   void OnFailover(const char* outcome) override;
   void OnLoad(const Load& load) override;
-  void OnVerifierState(int verifier, const std::string& name, VerifierState state, const absl::Status& why) override;
+  void OnVerifierState(int verifier, const std::string& name, VerifierState state,
+                       const absl::Status& why) override;
   void OnHandshakeFailure(int verifier, const char* field) override;
   void OnProtocolError(int verifier, const char* check) override;
   void OnStaleMessage() override;
@@ -55,12 +56,13 @@ class GatewayTelemetry : public Observer, public http::HttpObserver {
   std::map<std::array<std::string, 3>, prometheus::Counter*> requests_total_;
   prometheus::Counter& accepted_;
   telemetry::Labelled<prometheus::Counter> rejected_, failovers_, handshake_failures_, protocol_errors_;
-  prometheus::Counter &prompt_tokens_, &cached_prompt_tokens_, &generation_tokens_, &preemptions_, &unknown_field_,
-      &write_stalls_, &stale_messages_, &exhausted_;
+  prometheus::Counter &prompt_tokens_, &cached_prompt_tokens_, &generation_tokens_, &preemptions_,
+      &unknown_field_, &write_stalls_, &stale_messages_, &exhausted_;
   prometheus::Gauge &waiting_, &running_, &waiting_tokens_, &kv_usage_, &http_connections_;
   telemetry::Labelled<prometheus::Gauge> verifiers_;
-  prometheus::Histogram &time_to_first_token_, &time_per_output_token_, &inter_token_latency_, &request_duration_,
-      &queue_time_, &prefill_time_, &decode_time_, &request_prompt_tokens_, &request_generation_tokens_;
+  prometheus::Histogram &time_to_first_token_, &time_per_output_token_, &inter_token_latency_,
+      &request_duration_, &queue_time_, &prefill_time_, &decode_time_, &request_prompt_tokens_,
+      &request_generation_tokens_;
   // The batcher's thread only.
   bool cache_config_known_ = false;
   std::set<int> was_ready_;

@@ -1,5 +1,6 @@
-// Keeps the health service's readiness in step with the verifiers: ready at once with the first, not ready once there
-// has been none for `grace` (a restart of the only verifier in between is not worth taking the gateway out of service).
+// Keeps the health service's readiness in step with the verifiers: ready at once with the first, not ready
+// once there has been none for `grace` (a restart of the only verifier in between is not worth taking the
+// gateway out of service).
 #pragma once
 
 #include <thread>

@@ -33,7 +33,8 @@ def test_streams_survive_several_kills_under_tandem_up():
     total = sum(fields["max_tokens"] for _, fields, _ in requests)
     with Stack(TRAINED) as stack:
         expected = answers(stack.http, requests, 8)
-    with Up(TRAINED) as up, concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
+    # A few at a time, so that there is a middle to be killed in.
+    with Up(TRAINED, "--set", "verifier.max-num-seqs=4") as up, concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
         futures = [pool.submit(answer, up.http, request) for request in requests]
         done = 0
         for kill in range(KILLS):

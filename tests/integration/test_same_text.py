@@ -64,7 +64,7 @@ def test_without_prefix_cache_nothing_is_taken_from_it(alone):
 @pytest.mark.parametrize("cache", ["on", "off"])
 def test_preempted_sequences_go_on_with_the_same_text(alone, cache):
     # Room for a little more than one sequence of full length: most must be preempted again and again.
-    flags = ["--kv-bytes", str(context_bytes() * 5 // 4), "--prefix-cache", cache, "--kv-dtype", "f32"]
+    flags = ["--kv-bytes", str(context_bytes() * 17 // 16), "--prefix-cache", cache, "--kv-dtype", "f32"]
     with Stack(TRAINED, verifier=flags) as stack:
         found = answers(stack.http, REQUESTS, CONCURRENT)
         preemptions = stack.gateway_metrics.read().sum("tandem_preemptions_total")
