@@ -19,8 +19,9 @@ EngineMetrics::EngineMetrics(telemetry::Metrics& metrics)
       proposed_(metrics.AddCounter("spec_proposed_tokens_total", "Draft tokens received")),
       checked_(metrics.AddCounter("spec_draft_tokens_total", "Draft tokens checked by the model")),
       accepted_(metrics.AddCounter("spec_accepted_tokens_total", "Draft tokens accepted")),
+      // One series with those that the Run service drops.
       stale_(metrics.AddCounter("stale_messages_total", "Messages that came too late to matter",
-                                {{"stream", "engine"}})),
+                                {{"stream", "run"}})),
       preemptions_(
           metrics.AddCounter("verifier_preemptions_total", "Running sequences that gave up their blocks")),
       refused_admissions_(metrics.AddCounter("verifier_refused_admissions_total",
@@ -60,7 +61,8 @@ void EngineMetrics::RaiseCounters(const EngineStats& stats) {
   RaiseTo(proposed_, static_cast<double>(stats.drafted));
   RaiseTo(checked_, static_cast<double>(stats.checked));
   RaiseTo(accepted_, static_cast<double>(stats.accepted));
-  RaiseTo(stale_, static_cast<double>(stats.stale_messages));
+  stale_.Increment(static_cast<double>(stats.stale_messages - stale_seen_));
+  stale_seen_ = stats.stale_messages;
   RaiseTo(preemptions_, static_cast<double>(stats.preemptions));
   RaiseTo(refused_admissions_, static_cast<double>(stats.refused_admissions));
   RaiseTo(prompt_tokens_, static_cast<double>(stats.prompt_tokens));

@@ -36,6 +36,7 @@ class EngineMetrics {
   prometheus::Counter& checked_;
   prometheus::Counter& accepted_;
   prometheus::Counter& stale_;
+  int64_t stale_seen_ = 0;  // of the engine; the loop's thread only
   prometheus::Counter& preemptions_;
   prometheus::Counter& refused_admissions_;
   prometheus::Counter& prompt_tokens_;

@@ -68,7 +68,7 @@ class Metrics {
  public:
   explicit Metrics(const std::string& service);
 
-  // The same name again needs the same help and other labels.
+  // The same name again needs the same help; with the same labels too it is the same series.
   prometheus::Counter& AddCounter(const std::string& name, const std::string& help,
                                   const Labels& labels = {});
   prometheus::Gauge& AddGauge(const std::string& name, const std::string& help, const Labels& labels = {});

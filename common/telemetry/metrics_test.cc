@@ -60,6 +60,12 @@ TEST(Metrics, CountsSeriesWithTheirBuckets) {
   EXPECT_EQ(metrics.num_series(), before + 3 + 2);  // two bounds, +Inf, sum, count
 }
 
+TEST(Metrics, TheSameSeriesAgainIsTheSameCounter) {
+  Metrics metrics("tandem-test");
+  prometheus::Counter& first = metrics.AddCounter("x_total", "X", {{"stream", "run"}});
+  EXPECT_EQ(&first, &metrics.AddCounter("x_total", "X", {{"stream", "run"}}));
+}
+
 TEST(Metrics, BucketsAscend) {
   for (const Buckets* buckets :
        {&TimeToFirstTokenBuckets(), &TimePerOutputTokenBuckets(), &EndToEndBuckets(), &StepBuckets(),
