@@ -11,21 +11,10 @@ from harness import http
 from harness.paths import TRAINED, binary, golden_json
 from harness.processes import NO_DRAIN_DELAY, Process, Stack, Up
 from harness.waiting import wait_until
-from harness.workload import answer, answers, assert_equal, mixed_requests
+from harness.workload import answer, answers, assert_equal, long_streams
 
 KILLS = int(os.environ.get("TANDEM_KILLS", "4"))
 USER = golden_json("drafters/trained_pair/greedy_examples.json")[0]["user"]
-
-
-def long_streams(count):
-    """Streams of 380 tokens each, otherwise as mixed as ever."""
-    requests = []
-    for path, fields, _ in mixed_requests(3 * count, seed=2):
-        if "messages" not in fields:
-            continue
-        fields = {name: value for name, value in fields.items() if name not in ("stop", "n")}
-        requests.append((path, {**fields, "ignore_eos": True, "max_tokens": 380}, True))
-    return requests[:count]
 
 
 def test_streams_survive_several_kills_under_tandem_up():
@@ -34,7 +23,7 @@ def test_streams_survive_several_kills_under_tandem_up():
     with Stack(TRAINED) as stack:
         expected = answers(stack.http, requests, 8)
     # A few at a time, so that there is a middle to be killed in.
-    with Up(TRAINED, "--set", "verifier.max-num-seqs=4") as up, concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
+    with Up(TRAINED, "--set", "verifier.max-num-seqs=2") as up, concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
         futures = [pool.submit(answer, up.http, request) for request in requests]
         done = 0
         for kill in range(KILLS):

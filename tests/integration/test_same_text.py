@@ -7,7 +7,7 @@ import pytest
 
 from harness.paths import TRAINED, trained_config
 from harness.processes import Stack
-from harness.workload import answers, assert_equal, mixed_requests
+from harness.workload import answers, assert_equal, long_streams, mixed_requests
 
 CONCURRENT = 64
 REQUESTS = mixed_requests(CONCURRENT)
@@ -65,10 +65,11 @@ def test_without_prefix_cache_nothing_is_taken_from_it(alone):
 def test_preempted_sequences_go_on_with_the_same_text(alone, cache):
     # Room for a little more than one sequence of full length: most must be preempted again and again.
     flags = ["--kv-bytes", str(context_bytes() * 17 // 16), "--prefix-cache", cache, "--kv-dtype", "f32"]
+    requests = REQUESTS + long_streams(8)  # each of which needs most of the pool in the end
     with Stack(TRAINED, verifier=flags) as stack:
-        found = answers(stack.http, REQUESTS, CONCURRENT)
+        found = answers(stack.http, requests, CONCURRENT)
         preemptions = stack.gateway_metrics.read().sum("tandem_preemptions_total")
         assert preemptions > 0, "no sequence was preempted"
         with Stack(TRAINED, verifier=["--kv-dtype", "f32"]) as roomy:
-            assert_equal(REQUESTS, found, answers(roomy.http, REQUESTS, 8))
+            assert_equal(requests, found, answers(roomy.http, requests, 8))
         stack.wait_until_idle()

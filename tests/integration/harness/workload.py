@@ -21,6 +21,17 @@ def mixed_requests(count, seed=1):
     return [_request(chance, users, number) for number in range(count)]
 
 
+def long_streams(count):
+    """Streams of 380 tokens each, otherwise as mixed as ever."""
+    requests = []
+    for path, fields, _ in mixed_requests(3 * count, seed=2):
+        if "messages" not in fields:
+            continue
+        fields = {name: value for name, value in fields.items() if name not in ("stop", "n")}
+        requests.append((path, {**fields, "ignore_eos": True, "max_tokens": 380}, True))
+    return requests[:count]
+
+
 def _request(chance, users, number):
     fields = {
         "model": "default",
