@@ -68,7 +68,8 @@ inline constexpr absl::Duration kNoVerifierWait = absl::Seconds(3);     // of a 
 inline constexpr absl::Duration kMinReconnect = absl::Milliseconds(100);
 inline constexpr absl::Duration kMaxReconnect = absl::Seconds(5);
 inline constexpr absl::Duration kMismatchReconnect = absl::Seconds(30);
-inline constexpr int kStopIdsPerSequence = 64;  // stop_token_ids and EOS ids together
+inline constexpr int kSequencesPerVerifier = 1024;  // of this gateway; also bounds the admissions of one plan
+inline constexpr int kStopIdsPerSequence = 64;      // stop_token_ids and EOS ids together
 
 // --- Connections
 // ----------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Gateway {
     core.request_deadline = options_.request_timeout;
     core.lost_verifier_wait = options_.verifier_wait;
     std::vector<std::unique_ptr<VerifierLink>> links;
-    for (const Address& verifier : options_.verifiers) links.push_back(std::make_unique<RunLink>(verifier));
+    for (const Address& verifier : options_.verifiers) links.push_back(NewRunLink(verifier));
     ASSIGN_OR_RETURN(core_,
                      Core::Create(core, std::move(model), std::move(links), Clock::Real(), telemetry_));
 

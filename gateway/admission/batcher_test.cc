@@ -724,15 +724,22 @@ TEST(QueueDoorTest, HoldsItsBoundAllOrNothing) {
 
 TEST(MergePlanTest, KeepsAdmissionsAndTheLastAcknowledgement) {
   Plan pending, next;
-  pending.admissions.resize(2);
+  pending.admissions.resize(3);
+  pending.admissions[0].id = 1;
+  pending.admissions[1].id = 2;
+  pending.admissions[2].id = 4;  // taken back below
   pending.acknowledgements = {{1, 1, 10}, {2, 1, 5}};
   pending.waiting_sequences = 9;
-  next.admissions.resize(1);
-  next.cancellations = {{3, 1}};
+  next.admissions.resize(2);
+  next.admissions[0].id = 2;
+  next.admissions[0].epoch = 2;
+  next.admissions[1].id = 3;
+  next.cancellations = {{3, 1}, {4, 0}};
   next.acknowledgements = {{1, 1, 12}};
   next.waiting_sequences = 1;
   MergePlan(pending, std::move(next));
-  EXPECT_EQ(pending.admissions.size(), 3u);
+  ASSERT_EQ(pending.admissions.size(), 3u);
+  EXPECT_EQ(pending.admissions[1].epoch, 2u);
   EXPECT_EQ(pending.cancellations.size(), 1u);
   ASSERT_EQ(pending.acknowledgements.size(), 2u);
   EXPECT_EQ(pending.acknowledgements[0].length, 12);

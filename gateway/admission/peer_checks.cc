@@ -8,11 +8,16 @@
 #include <set>
 
 #include "common/base/status.h"
+#include "common/rpc/protocol_version.h"
 #include "gateway/errors.h"
 #include "gateway/limits.h"
 
 namespace tandem::gateway {
 namespace {
+
+using rpc::kProtocolMajor;
+using rpc::kProtocolMinor;
+using rpc::kSamplingVersion;
 
 template <typename Mine, typename Theirs>
 HelloMismatch Mismatch(const char* field, const Mine& mine, const Theirs& theirs) {
@@ -33,8 +38,8 @@ bool GoodLogprobs(const sampling::TokenLogprobs& logprobs, int32_t num_top, int3
 }  // namespace
 
 std::optional<HelloMismatch> CheckHello(const VerifierHello& hello, const ExpectedVerifier& expected) {
-  if (hello.protocol_major != kProtocolMajor || hello.protocol_minor < kMinProtocolMinor) {
-    return Mismatch("protocol", fmt::format("{}.{}", kProtocolMajor, kMinProtocolMinor),
+  if (hello.protocol_major != kProtocolMajor || hello.protocol_minor < kProtocolMinor) {
+    return Mismatch("protocol", fmt::format("{}.{}", kProtocolMajor, kProtocolMinor),
                     fmt::format("{}.{}", hello.protocol_major, hello.protocol_minor));
   }
   if (hello.sampling_version != kSamplingVersion) {

@@ -13,11 +13,6 @@
 
 namespace tandem::gateway {
 
-// Protocol and sampling versions that this gateway speaks.
-inline constexpr uint32_t kProtocolMajor = 1;
-inline constexpr uint32_t kMinProtocolMinor = 0;
-inline constexpr uint32_t kSamplingVersion = 1;
-
 // What a verifier must be to serve this gateway's sequences.
 struct ExpectedVerifier {
   std::optional<ModelIdentity> identity;  // absent: any

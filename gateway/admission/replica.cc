@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "gateway/limits.h"
+
 namespace tandem::gateway {
 
 VerifierState Replica::public_state() const {
@@ -80,7 +82,8 @@ bool Replica::HasRoomFor(int32_t length) const {
   const size_t there =
       running.size() + cancelled_by_plan_.size() + static_cast<size_t>(unsent_cancellations_);
   if (there == 0) return true;
-  return there < sequence_share_ && BlocksFor(length) + 1 <= FreeBlocks();
+  return there < std::min<size_t>(sequence_share_, limits::kSequencesPerVerifier) &&
+         BlocksFor(length) + 1 <= FreeBlocks();
 }
 
 void Replica::Cancel(Sequence& sequence) {

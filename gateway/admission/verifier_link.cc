@@ -8,6 +8,14 @@
 namespace tandem::gateway {
 
 void MergePlan(Plan& pending, Plan&& next) {
+  for (const Admission& admission : next.admissions) {
+    std::erase_if(pending.admissions, [&](const Admission& old) { return old.id == admission.id; });
+  }
+  std::erase_if(next.cancellations, [&](const Cancellation& cancellation) {
+    return std::erase_if(pending.admissions, [&](const Admission& old) {
+             return old.id == cancellation.id && old.epoch == cancellation.epoch;
+           }) > 0;
+  });
   std::move(next.admissions.begin(), next.admissions.end(), std::back_inserter(pending.admissions));
   std::move(next.cancellations.begin(), next.cancellations.end(), std::back_inserter(pending.cancellations));
 

@@ -81,8 +81,9 @@ struct Plan {
   int64_t waiting_tokens = 0;
 };
 
-// Takes what a later plan says into one that has not been sent: lists are joined (a sequence's last
-// acknowledgement counts), figures replaced.
+// Takes what a later plan says into one that has not been sent: lists are joined (of a sequence the last
+// admission and acknowledgement count; an admission that is cancelled before it was sent goes, with its
+// cancellation), figures replaced.
 void MergePlan(Plan& pending, Plan&& next);
 
 // kUnknown: a value that this version does not know.

@@ -7,7 +7,35 @@
 namespace tandem::gateway {
 namespace {
 
-SequenceEnd ToEnd(v1::SequenceEnd end) {
+void FillAdmission(const Admission& admission, v1::Admission& out) {
+  out.set_id(admission.id);
+  out.set_epoch(admission.epoch);
+  out.mutable_token_ids()->Add(admission.token_ids.begin(), admission.token_ids.end());
+  out.set_prompt_length(static_cast<uint32_t>(admission.prompt_length));
+  const sampling::SamplingParams& sampling = admission.sampling;
+  out.set_seed(sampling.seed);
+  out.set_temperature(sampling.temperature);
+  out.set_top_p(sampling.top_p);
+  out.set_min_p(sampling.min_p);
+  out.set_top_k(static_cast<uint32_t>(sampling.top_k));
+  out.set_repetition_penalty(sampling.repetition_penalty);
+  out.set_frequency_penalty(sampling.frequency_penalty);
+  out.set_presence_penalty(sampling.presence_penalty);
+  for (const auto& [id, bias] : sampling.logit_bias) (*out.mutable_logit_bias())[id] = bias;
+  out.set_min_tokens(static_cast<uint32_t>(admission.min_tokens));
+  out.set_max_tokens(static_cast<uint32_t>(admission.max_tokens));
+  out.mutable_stop_token_ids()->Add(admission.stop_token_ids.begin(), admission.stop_token_ids.end());
+  if (admission.num_logprobs) out.set_num_logprobs(static_cast<uint32_t>(*admission.num_logprobs));
+  out.set_priority(admission.priority);
+  if (admission.deadline != absl::InfiniteFuture()) {
+    out.set_deadline_unix_ms(std::max<int64_t>(1, absl::ToUnixMillis(admission.deadline)));
+  }
+  out.set_cache_owner(admission.cache_owner);
+  out.set_request_id(admission.request_id);
+  out.set_traceparent(admission.traceparent);
+}
+
+SequenceEnd ReadEnd(v1::SequenceEnd end) {
   switch (end) {
     case v1::SEQUENCE_END_UNSPECIFIED:
       return SequenceEnd::kRunning;
@@ -26,35 +54,37 @@ SequenceEnd ToEnd(v1::SequenceEnd end) {
   }
 }
 
-sampling::TokenLogprobs ToLogprobs(const v1::ReportedLogprobs& message) {
+absl::Status ReadError(int32_t code, const std::string& message) {
+  const bool known = code >= 0 && code <= static_cast<int32_t>(absl::StatusCode::kUnauthenticated);
+  return absl::Status(known ? static_cast<absl::StatusCode>(code) : absl::StatusCode::kUnknown, message);
+}
+
+sampling::TokenLogprobs ReadLogprobs(const v1::ReportedLogprobs& message) {
   sampling::TokenLogprobs logprobs;
   logprobs.chosen = message.logprob();
-  const int num_top = std::min(message.top_ids_size(), message.top_logprobs_size());
-  for (int i = 0; i < num_top; ++i) logprobs.top.emplace_back(message.top_ids(i), message.top_logprobs(i));
+  // Lists of different lengths come out shorter than asked for, which the check finds.
+  const int count = std::min(message.top_ids_size(), message.top_logprobs_size());
+  for (int i = 0; i < count; ++i) logprobs.top.emplace_back(message.top_ids(i), message.top_logprobs(i));
   return logprobs;
 }
 
-SequenceReport ToSequence(const v1::SequenceReport& message) {
+SequenceReport ReadSequence(const v1::SequenceReport& message) {
   SequenceReport report;
   report.id = message.id();
   report.epoch = message.epoch();
   report.length = message.length();
   report.first_index = message.first_index();
   report.token_ids.assign(message.token_ids().begin(), message.token_ids().end());
-  for (const v1::ReportedLogprobs& logprobs : message.logprobs())
-    report.logprobs.push_back(ToLogprobs(logprobs));
+  report.logprobs.reserve(static_cast<size_t>(message.logprobs_size()));
+  for (const auto& logprobs : message.logprobs()) report.logprobs.push_back(ReadLogprobs(logprobs));
   report.computed_length = message.computed_length();
   report.cached_length = message.cached_length();
   report.drafted = message.drafted_tokens();
   report.checked = message.checked_tokens();
   report.accepted = message.accepted_tokens();
-  report.end = ToEnd(message.end());
-  if (report.end == SequenceEnd::kFailed) {
-    const int code = message.error_code();
-    const bool known = code > 0 && code <= static_cast<int>(absl::StatusCode::kUnauthenticated);
-    report.error = absl::Status(known ? static_cast<absl::StatusCode>(code) : absl::StatusCode::kInternal,
-                                message.error_message());
-  }
+  report.end = ReadEnd(message.end());
+  if (report.end == SequenceEnd::kFailed)
+    report.error = ReadError(message.error_code(), message.error_message());
   return report;
 }
 
@@ -73,34 +103,7 @@ void FillHello(const GatewayHello& hello, v1::GatewayHello& out) {
 
 void FillPlan(const Plan& plan, uint64_t number, v1::Plan& out) {
   out.set_number(number);
-  for (const Admission& admission : plan.admissions) {
-    v1::Admission& entry = *out.add_admissions();
-    entry.set_id(admission.id);
-    entry.set_epoch(admission.epoch);
-    entry.mutable_token_ids()->Add(admission.token_ids.begin(), admission.token_ids.end());
-    entry.set_prompt_length(static_cast<uint32_t>(admission.prompt_length));
-    const sampling::SamplingParams& sampling = admission.sampling;
-    entry.set_seed(sampling.seed);
-    entry.set_temperature(sampling.temperature);
-    entry.set_top_p(sampling.top_p);
-    entry.set_min_p(sampling.min_p);
-    entry.set_top_k(static_cast<uint32_t>(std::max(sampling.top_k, 0)));
-    entry.set_repetition_penalty(sampling.repetition_penalty);
-    entry.set_frequency_penalty(sampling.frequency_penalty);
-    entry.set_presence_penalty(sampling.presence_penalty);
-    for (const auto& [id, bias] : sampling.logit_bias) (*entry.mutable_logit_bias())[id] = bias;
-    entry.set_min_tokens(static_cast<uint32_t>(admission.min_tokens));
-    entry.set_max_tokens(static_cast<uint32_t>(admission.max_tokens));
-    entry.mutable_stop_token_ids()->Add(admission.stop_token_ids.begin(), admission.stop_token_ids.end());
-    if (admission.num_logprobs) entry.set_num_logprobs(static_cast<uint32_t>(*admission.num_logprobs));
-    entry.set_priority(admission.priority);
-    if (admission.deadline != absl::InfiniteFuture()) {
-      entry.set_deadline_unix_ms(std::max<int64_t>(1, absl::ToUnixMillis(admission.deadline)));
-    }
-    entry.set_cache_owner(admission.cache_owner);
-    entry.set_request_id(admission.request_id);
-    entry.set_traceparent(admission.traceparent);
-  }
+  for (const Admission& admission : plan.admissions) FillAdmission(admission, *out.add_admissions());
   for (const Cancellation& cancellation : plan.cancellations) {
     v1::Cancellation& entry = *out.add_cancellations();
     entry.set_id(cancellation.id);
@@ -117,7 +120,7 @@ void FillPlan(const Plan& plan, uint64_t number, v1::Plan& out) {
   out.set_waiting_tokens(static_cast<uint64_t>(plan.waiting_tokens));
 }
 
-VerifierHello ToHello(const v1::VerifierHello& message) {
+VerifierHello ReadHello(const v1::VerifierHello& message) {
   VerifierHello hello;
   hello.protocol_major = message.protocol().major();
   hello.protocol_minor = message.protocol().minor();
@@ -135,13 +138,12 @@ VerifierHello ToHello(const v1::VerifierHello& message) {
   return hello;
 }
 
-Report ToReport(v1::Report&& message) {
+Report ReadReport(const v1::Report& message) {
   Report report;
   report.number = message.number();
   report.plan_number = message.plan_number();
   report.sequences.reserve(static_cast<size_t>(message.sequences_size()));
-  for (const v1::SequenceReport& sequence : message.sequences())
-    report.sequences.push_back(ToSequence(sequence));
+  for (const auto& sequence : message.sequences()) report.sequences.push_back(ReadSequence(sequence));
   report.kv_free_blocks = message.kv_free_blocks();
   report.kv_cached_blocks = message.kv_cached_blocks();
   report.running_sequences = message.running_sequences();
