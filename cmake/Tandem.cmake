@@ -15,8 +15,9 @@ endif()
 target_compile_definitions(tandem_flags INTERFACE _GLIBCXX_ASSERTIONS TANDEM_VERSION="${PROJECT_VERSION}")
 target_link_options(tandem_flags INTERFACE -pie -Wl,-z,relro,-z,now)
 if(TANDEM_SANITIZE)
+  # -O1: at -O2 the instrumented vector kernels take minutes a file to compile.
   target_compile_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE} -fno-omit-frame-pointer
-                         -fno-sanitize-recover=all)
+                         -fno-sanitize-recover=all -O1 -g1)
   target_link_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE})
 elseif(CMAKE_BUILD_TYPE STREQUAL "Release")
   # GCC 12 answers to FORTIFY_SOURCE=3; undefine first, since distributions preset their own level.

@@ -75,6 +75,11 @@ def test_chat_streams_the_same_text(client):
     assert chunks[0].choices[0].delta.role == "assistant"
     assert all(chunk.usage is None for chunk in chunks)
     assert stream_texts(chunks) == ({0: GREEDY}, {0: "stop"})
+
+
+def test_a_long_answer_arrives_while_it_is_written(client):
+    # Long, since what gathers while a chunk is on its way becomes one: a short answer of so small a model may be one.
+    chunks = list(chat(client, stream=True, max_tokens=400, extra_body={"ignore_eos": True}))
     assert sum(1 for chunk in chunks if chunk.choices[0].delta.content) > 1, "the text came in one piece"
 
 
