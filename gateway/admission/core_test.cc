@@ -1,0 +1,297 @@
+#include "gateway/admission/core.h"
+
+#include <atomic>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gateway/admission/fake_text.h"
+#include "gateway/admission/fake_verifier.h"
+#include "gateway/errors.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace tandem::gateway {
+namespace {
+
+using ::testing::ElementsAre;
+
+ModelText BytesModel() {
+  ModelText text;
+  text.tokenizer = std::make_unique<ByteTokenizer>();
+  text.vocab_size = kFakeVocab;
+  text.max_position = 512;
+  text.eos_token_ids = {kFakeEos};
+  return text;
+}
+
+// Lends a verifier of the test to a core that owns its links.
+class LentLink : public VerifierLink {
+ public:
+  explicit LentLink(FakeVerifier& verifier) : verifier_(verifier) {}
+  void Connect(const GatewayHello& hello, Listener& listener) override { verifier_.Connect(hello, listener); }
+  uint64_t SendPlan(Plan plan) override { return verifier_.SendPlan(std::move(plan)); }
+  void Close(const absl::Status& why) override { verifier_.Close(why); }
+  const std::string& name() const override { return verifier_.name(); }
+
+ private:
+  FakeVerifier& verifier_;
+};
+
+class CoreTest : public ::testing::Test {
+ protected:
+  ~CoreTest() override { StopVerifiers(); }
+
+  void Create(std::vector<FakeVerifierOptions> options, const Clock& clock = Clock::Real()) {
+    std::vector<std::unique_ptr<VerifierLink>> links;
+    for (const auto& o : options) {
+      verifiers_.push_back(std::make_unique<FakeVerifier>(o));
+      links.push_back(std::make_unique<LentLink>(*verifiers_.back()));
+    }
+    CoreOptions core_options;
+    core_options.model_id = "bytes";
+    auto core = Core::Create(core_options, BytesModel(), std::move(links), clock, observer_);
+    ASSERT_TRUE(core.ok()) << core.status();
+    core_ = *std::move(core);
+  }
+  // A thread per verifier that answers, steps, and dies when the gateway closes or the test says so.
+  void RunVerifiers() {
+    for (auto& verifier : verifiers_) {
+      threads_.emplace_back([this, v = verifier.get()] {
+        int greeted = 0;
+        while (!stop_) {
+          if (v->connected() && v->num_connects() > greeted) {
+            greeted = v->num_connects();
+            v->SayHello();
+          }
+          if (v->closing() || kill_ == v) {
+            FakeVerifier* self = v;
+            kill_.compare_exchange_strong(self, nullptr);
+            v->Die();
+          }
+          v->Step();
+          std::this_thread::sleep_for(std::chrono::microseconds(200));  // the time of a step
+        }
+      });
+    }
+  }
+  void StopVerifiers() {
+    stop_ = true;
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+  static GenerationRequest Ask(const std::string& prompt, int max_tokens, uint64_t seed) {
+    GenerationRequest request;
+    request.model = "default";
+    request.api = "completions";
+    request.prompts = {prompt};
+    request.max_tokens = max_tokens;
+    request.seed = seed;
+    return request;
+  }
+  void AwaitReady() {
+    for (int i = 0; i < 20000 && !core_->ready(); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    ASSERT_TRUE(core_->ready());
+  }
+
+  Observer observer_;
+  FakeClock clock_;
+  std::vector<std::unique_ptr<FakeVerifier>> verifiers_;
+  std::unique_ptr<Core> core_;
+  std::vector<std::thread> threads_;
+  std::atomic<bool> stop_{false};
+  std::atomic<FakeVerifier*> kill_{nullptr};
+};
+
+TEST_F(CoreTest, ARequestGoesThrough) {
+  Create({{}});
+  RunVerifiers();
+  RecordingSink sink;
+  GenerationRequest request = Ask("hello", 20, 5);
+  request.request_id = "mine";
+  request.echo = true;
+  const auto generation = core_->Start(request, sink);
+  ASSERT_TRUE(generation.ok()) << generation.status();
+  EXPECT_EQ((*generation)->request_id(), "mine");
+  ASSERT_TRUE(sink.WaitForEnd(absl::Seconds(30)));
+  EXPECT_TRUE(sink.finished());
+  EXPECT_EQ(sink.text(), "hello" + ExpectedText("hello", 5, 20));
+  EXPECT_EQ(sink.started()->request_id, "mine");
+  EXPECT_EQ(sink.disorder(), 0);
+  const ModelInfo info = core_->model_info();
+  EXPECT_EQ(info.id, "bytes");
+  EXPECT_THAT(info.aliases, ElementsAre("default"));
+  EXPECT_EQ(info.max_model_len, 512);
+  EXPECT_EQ(info.system_fingerprint, sink.started()->system_fingerprint);
+  EXPECT_TRUE(core_->WaitIdle(absl::Seconds(10)));
+}
+
+TEST_F(CoreTest, WithoutSeedOneIsDrawnAndReported) {
+  Create({{}});
+  RunVerifiers();
+  RecordingSink a, b;
+  GenerationRequest request = Ask("x", 5, 0);
+  request.seed.reset();
+  const auto first = core_->Start(request, a);
+  const auto second = core_->Start(request, b);
+  ASSERT_TRUE(first.ok() && second.ok());
+  ASSERT_TRUE(a.WaitForEnd(absl::Seconds(30)));
+  ASSERT_TRUE(b.WaitForEnd(absl::Seconds(30)));
+  EXPECT_NE(a.started()->seed, b.started()->seed);
+  EXPECT_EQ(a.text(), ExpectedText("x", a.started()->seed, 5));
+  EXPECT_NE((*first)->request_id(), (*second)->request_id());
+}
+
+TEST_F(CoreTest, ManyClientsPreemptionsAndDyingVerifiersGiveEachItsOwnText) {
+  FakeVerifierOptions small;
+  small.total_blocks = 40;
+  small.burst = 2;
+  Create({small, small});
+  RunVerifiers();
+  AwaitReady();
+  constexpr int kClients = 24;
+  std::vector<std::unique_ptr<RecordingSink>> sinks;
+  std::vector<std::unique_ptr<Generation>> generations;
+  for (int i = 0; i < kClients; ++i) {
+    sinks.push_back(std::make_unique<RecordingSink>());
+    GenerationRequest request = Ask(std::string(1 + i % 7, static_cast<char>('a' + i)), 60, i);
+    request.n = 1 + i % 2;
+    auto generation = core_->Start(request, *sinks.back());
+    ASSERT_TRUE(generation.ok()) << generation.status();
+    generations.push_back(*std::move(generation));
+  }
+  for (int k = 0; k < 6; ++k) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(15));
+    kill_ = verifiers_[k % 2].get();
+  }
+  for (int i = 0; i < kClients; ++i) {
+    ASSERT_TRUE(sinks[i]->WaitForEnd(absl::Seconds(60))) << i;
+    ASSERT_TRUE(sinks[i]->finished()) << *sinks[i]->end();
+    EXPECT_EQ(sinks[i]->disorder(), 0) << i;
+    for (int choice = 0; choice < 1 + i % 2; ++choice) {
+      EXPECT_EQ(sinks[i]->text(choice),
+                ExpectedText(std::string(1 + i % 7, static_cast<char>('a' + i)), i + choice, 60));
+    }
+  }
+  EXPECT_GT(verifiers_[0]->num_connects() + verifiers_[1]->num_connects(), 2);
+}
+
+TEST_F(CoreTest, ClientsThatLeaveAtAnyMomentAreForgotten) {
+  Create({{}});
+  RunVerifiers();
+  AwaitReady();
+  std::vector<std::thread> clients;
+  for (int t = 0; t < 4; ++t) {
+    clients.emplace_back([this, t] {
+      std::minstd_rand random(t + 1);
+      for (int i = 0; i < 100; ++i) {
+        RecordingSink sink;
+        auto generation = core_->Start(Ask("leave", 200, i), sink);
+        if (!generation.ok()) continue;  // the queue may be full for a moment
+        if (random() % 2 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+        generation->reset();
+        const std::string text = sink.text();  // nothing comes any more
+        std::this_thread::yield();
+        EXPECT_EQ(sink.text(), text);
+        EXPECT_EQ(sink.disorder(), 0);
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(core_->WaitIdle(absl::Seconds(30)));
+  for (int i = 0; i < 5000 && verifiers_[0]->num_known() > 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(verifiers_[0]->num_known(), 0u);
+}
+
+TEST_F(CoreTest, DrainRefusesNewRequestsAndLetsRunningOnesFinish) {
+  Create({{}});
+  RunVerifiers();
+  AwaitReady();
+  RecordingSink running, late;
+  const auto generation = core_->Start(Ask("run", 100, 1), running);
+  ASSERT_TRUE(generation.ok());
+  core_->BeginDrain();
+  EXPECT_FALSE(core_->ready());
+  const auto refused = core_->Start(Ask("late", 5, 1), late);
+  EXPECT_EQ(ReasonOf(refused.status()), ErrorReason::kDraining);
+  EXPECT_TRUE(core_->WaitIdle(absl::Seconds(30)));
+  EXPECT_TRUE(running.finished());
+  EXPECT_EQ(running.text(), ExpectedText("run", 1, 100));
+}
+
+TEST_F(CoreTest, DestructionEndsWhatRunsAndGenerationsMayOutliveIt) {
+  Create({{}});  // nobody steps it
+  RecordingSink sink;
+  auto generation = core_->Start(Ask("x", 100, 1), sink);
+  ASSERT_TRUE(generation.ok());
+  EXPECT_FALSE(core_->WaitIdle(absl::Milliseconds(5)));
+  core_.reset();
+  ASSERT_TRUE(sink.end().has_value());
+  EXPECT_EQ(ReasonOf(*sink.end()), ErrorReason::kDraining);
+  generation->reset();
+}
+
+TEST_F(CoreTest, TimersFollowTheInjectedClock) {
+  Create({{}}, clock_);
+  RecordingSink sink, early;
+  const auto generation = core_->Start(Ask("x", 5, 1), sink);
+  ASSERT_TRUE(generation.ok());
+  GenerationRequest request = Ask("x", 5, 1);
+  request.deadline = clock_.WallNow() + absl::Seconds(2);
+  const auto with_deadline = core_->Start(request, early);
+  ASSERT_TRUE(with_deadline.ok());
+  request.deadline = clock_.WallNow();
+  RecordingSink never;
+  EXPECT_EQ(ReasonOf(core_->Start(request, never).status()), ErrorReason::kDeadline);
+  clock_.Advance(absl::Seconds(2));
+  core_->Wake();
+  ASSERT_TRUE(early.WaitForEnd(absl::Seconds(30)));
+  EXPECT_EQ(ReasonOf(*early.end()), ErrorReason::kDeadline);
+  EXPECT_FALSE(sink.end().has_value());
+  clock_.Advance(
+      absl::Seconds(3));  // its wait began when the batcher first saw it, at most 2 s after it came
+  core_->Wake();
+  ASSERT_TRUE(sink.WaitForEnd(absl::Seconds(30)));
+  EXPECT_EQ(ReasonOf(*sink.end()), ErrorReason::kStarting);
+}
+
+TEST_F(CoreTest, AFullQueueIsRefusedAtTheDoor) {
+  Create({{}}, clock_);  // no Hello: everything waits
+  std::vector<std::unique_ptr<RecordingSink>> sinks;
+  std::vector<std::unique_ptr<Generation>> generations;
+  for (int i = 0; i < 64; ++i) {
+    sinks.push_back(std::make_unique<RecordingSink>());
+    auto generation = core_->Start(Ask("x", 5, 1), *sinks.back());
+    ASSERT_TRUE(generation.ok()) << i << generation.status();
+    generations.push_back(*std::move(generation));
+  }
+  RecordingSink sink;
+  const auto refused = core_->Start(Ask("x", 5, 1), sink);
+  EXPECT_EQ(ReasonOf(refused.status()), ErrorReason::kQueueFull);
+  EXPECT_TRUE(RetryAfterOf(refused.status()).has_value());
+  generations.clear();
+  EXPECT_TRUE(core_->WaitIdle(absl::Seconds(30)));
+  EXPECT_TRUE(core_->Start(Ask("x", 5, 1), sink).ok());
+}
+
+TEST_F(CoreTest, TokenizeAndDetokenizeCheckWhatTheyGet) {
+  Create({{}}, clock_);
+  EXPECT_THAT(core_->Tokenize("bytes", "ab", std::nullopt).value(), ElementsAre('a', 'b'));
+  EXPECT_EQ(core_->Detokenize("default", {'a', 0xC3, 0xA9, kFakeEos}).value(), "a\u00e9<eos>");
+  EXPECT_EQ(ReasonOf(core_->Tokenize("other", "ab", std::nullopt).status()), ErrorReason::kModel);
+  EXPECT_EQ(ReasonOf(core_->Tokenize("bytes", std::nullopt, std::nullopt).status()),
+            ErrorReason::kValidation);
+  EXPECT_EQ(ReasonOf(core_->Tokenize("bytes", std::string(5000, 'x'), std::nullopt).status()),
+            ErrorReason::kTooLong);
+  EXPECT_EQ(ReasonOf(core_->Detokenize("bytes", {kFakeVocab}).status()), ErrorReason::kValidation);
+  const auto messages = nlohmann::ordered_json::parse(R"([{"role":"user","content":"x"}])");
+  EXPECT_EQ(ReasonOf(core_->Tokenize("bytes", std::nullopt, messages).status()), ErrorReason::kUnsupported);
+}
+
+}  // namespace
+}  // namespace tandem::gateway
