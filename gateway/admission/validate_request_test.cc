@@ -98,7 +98,7 @@ TEST(ValidateRequestTest, EveryFieldOutOfRangeIsNamedWithRangeAndValue) {
       {[](R& r) {
          r.logit_bias = {{1, 1e9}};
        },
-       "logit_bias", "-100..100, got 1e+09"},
+       "logit_bias", "-100..100, got 1000000000"},
       {[](R& r) {
          r.logit_bias = {{1, kNan}};
        },
@@ -230,7 +230,7 @@ TEST(ValidateRequestTest, MessagesAreNormalisedAndBadOnesNamedByEntry) {
 TEST(ValidateRequestTest, RequestIdsAndTraceparentsAreTakenOnlyWellFormed) {
   EXPECT_TRUE(IsRequestId("a-B_9.x"));
   EXPECT_TRUE(IsRequestId(std::string(128, 'a')));
-  for (const std::string bad :
+  for (const std::string& bad :
        {std::string(), std::string(129, 'a'), std::string("a b"), std::string("\n"), std::string("é")}) {
     EXPECT_FALSE(IsRequestId(bad)) << bad;
   }
