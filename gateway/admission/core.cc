@@ -138,10 +138,10 @@ void Core::Publish() {
     max_model_len_ = std::min(longest, text_.max_position);
   }
   std::string fingerprint = batcher_->any_ready() ? SystemFingerprint(batcher_->identity()) : std::string();
-  absl::MutexLock lock(&mu_);
+  const std::lock_guard lock(mu_);
   num_requests_ = batcher_->num_requests();
   system_fingerprint_ = std::move(fingerprint);
-  if (num_requests_ == 0) changed_.SignalAll();
+  if (num_requests_ == 0) changed_.notify_all();
 }
 
 ModelFacts Core::facts() const {
@@ -167,12 +167,12 @@ absl::StatusOr<std::unique_ptr<Generation>> Core::Start(GenerationRequest reques
   auto generation =
       std::make_unique<RunningGeneration>(submission->request_id, gate, loop_, batcher_.get(), key);
   {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     ++num_submitting_;
   }
   loop_->Post([this, key, submission = *std::move(submission)]() mutable {
     batcher_->Submit(key, std::move(submission));
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     --num_submitting_;
     num_requests_ = batcher_->num_requests();
   });
@@ -275,7 +275,7 @@ ModelInfo Core::model_info() const {
   info.max_model_len = max_model_len_;
   info.vocab_size = text_.vocab_size;
   info.created = text_.created;
-  absl::MutexLock lock(&mu_);
+  const std::lock_guard lock(mu_);
   info.system_fingerprint = system_fingerprint_;
   return info;
 }
@@ -285,12 +285,9 @@ bool Core::ready() const { return any_ready_ && !door_.draining(); }
 void Core::BeginDrain() { door_.BeginDrain(); }
 
 bool Core::WaitIdle(absl::Duration timeout) {
-  const absl::Time until = absl::Now() + timeout;
-  absl::MutexLock lock(&mu_);
-  while (num_submitting_ > 0 || num_requests_ > 0) {
-    if (changed_.WaitWithDeadline(&mu_, until)) return num_submitting_ == 0 && num_requests_ == 0;
-  }
-  return true;
+  std::unique_lock lock(mu_);
+  return changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout),
+                           [&] { return num_submitting_ == 0 && num_requests_ == 0; });
 }
 
 }  // namespace tandem::gateway

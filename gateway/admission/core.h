@@ -9,14 +9,14 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "gateway/admission/batcher.h"
 #include "gateway/admission/event_loop.h"
 #include "gateway/admission/generator.h"
@@ -71,7 +71,7 @@ class Core : public Generator {
 
   Core(CoreOptions options, ModelText text, std::vector<std::unique_ptr<VerifierLink>> links,
        const Clock& clock, Observer& observer);
-  void Publish() ABSL_LOCKS_EXCLUDED(mu_);
+  void Publish();
   ModelFacts facts() const;
   absl::StatusOr<Submission> Prepare(GenerationRequest& request);
   absl::StatusOr<std::vector<Submission::Prompt>> EncodePrompts(const GenerationRequest& request,
@@ -89,11 +89,12 @@ class Core : public Generator {
   std::atomic<int32_t> max_model_len_;
   std::atomic<bool> any_ready_{false};
 
-  mutable absl::Mutex mu_;
-  absl::CondVar changed_;
-  int num_submitting_ ABSL_GUARDED_BY(mu_) = 0;  // posted, not yet with the batcher
-  size_t num_requests_ ABSL_GUARDED_BY(mu_) = 0;
-  std::string system_fingerprint_ ABSL_GUARDED_BY(mu_);
+  // Guarded by mu_, a std::mutex for the thread sanitizer's sake (event_loop.h).
+  mutable std::mutex mu_;
+  std::condition_variable changed_;
+  int num_submitting_ = 0;  // posted, not yet with the batcher
+  size_t num_requests_ = 0;
+  std::string system_fingerprint_;
 
   // Destroyed from the bottom up, after the loop has stopped: links no longer call ears, then the batcher
   // goes.

@@ -1,5 +1,6 @@
 #include "gateway/admission/event_loop.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace tandem::gateway {
@@ -11,18 +12,18 @@ void EventLoop::Start(std::function<absl::Duration()> after_events) {
 
 void EventLoop::Stop() {
   {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     stop_ = true;
-    wake_.Signal();
+    wake_.notify_one();
   }
   if (thread_.joinable()) thread_.join();
 }
 
 void EventLoop::Post(absl::AnyInvocable<void()> event) {
-  absl::MutexLock lock(&mu_);
+  const std::lock_guard lock(mu_);
   if (stop_) return;
   events_.push_back(std::move(event));
-  if (events_.size() == 1) wake_.Signal();
+  if (events_.size() == 1) wake_.notify_one();
 }
 
 void EventLoop::Run() {
@@ -31,14 +32,14 @@ void EventLoop::Run() {
   while (true) {
     bool last = false;
     {
-      absl::MutexLock lock(&mu_);
+      std::unique_lock lock(mu_);
       while (events_.empty() && !stop_) {
         const absl::Duration wait = next_wake - clock_.Now();
         if (wait <= absl::ZeroDuration()) break;
         if (wait == absl::InfiniteDuration()) {
-          wake_.Wait(&mu_);
+          wake_.wait(lock);
         } else {
-          wake_.WaitWithTimeout(&mu_, wait);
+          wake_.wait_for(lock, absl::ToChronoNanoseconds(std::min(wait, absl::Hours(1))));
         }
       }
       batch.swap(events_);

@@ -9,13 +9,13 @@
 // Post and Wake: any thread. A stopped loop drops what is posted.
 #pragma once
 
+#include <condition_variable>
 #include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 
@@ -33,24 +33,25 @@ class EventLoop {
   // event).
   void Start(std::function<absl::Duration()> after_events);
   // Runs what has been posted so far, then ends the thread. Not on the loop's thread.
-  void Stop() ABSL_LOCKS_EXCLUDED(mu_);
+  void Stop();
 
-  void Post(absl::AnyInvocable<void()> event) ABSL_LOCKS_EXCLUDED(mu_);
+  void Post(absl::AnyInvocable<void()> event);
   // Lets the loop look at the clock again: for tests that have advanced a fake one.
   void Wake() {
     Post([] {});
   }
 
  private:
-  void Run() ABSL_LOCKS_EXCLUDED(mu_);
+  void Run();
 
   const Clock& clock_;
   std::function<absl::Duration()> after_events_;
   std::thread thread_;
-  absl::Mutex mu_;
-  absl::CondVar wake_;
-  std::vector<absl::AnyInvocable<void()>> events_ ABSL_GUARDED_BY(mu_);
-  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  // std::mutex, since the thread sanitizer does not see into the distribution's build of absl::Mutex.
+  std::mutex mu_;
+  std::condition_variable wake_;
+  std::vector<absl::AnyInvocable<void()>> events_;  // guarded by mu_
+  bool stop_ = false;                               // guarded by mu_
 };
 
 }  // namespace tandem::gateway

@@ -1,10 +1,13 @@
 // For tests: a tokenizer whose ids 0..255 are bytes, and a sink that remembers.
 #pragma once
 
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "common/text/tokenizer.h"
 #include "gateway/admission/fake_verifier.h"
 #include "gateway/admission/generator.h"
@@ -51,12 +54,12 @@ class RecordingSink : public EventSink {
   };
 
   void OnStarted(const Started& started) override {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (started_ || ended_) ++disorder_;
     started_ = started;
   }
   void OnDelta(Delta delta) override {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     Choice& choice = choices_[delta.choice];
     if (!started_ || ended_ || choice.finished) ++disorder_;
     if (delta.first_index != static_cast<int32_t>(choice.ids.size())) ++disorder_;  // gap or repeat
@@ -65,7 +68,7 @@ class RecordingSink : public EventSink {
     choice.text += delta.text;
   }
   void OnFinished(const Finished& finished) override {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     Choice& choice = choices_[finished.choice];
     if (!started_ || ended_ || choice.finished) ++disorder_;
     if (finished.output_tokens != static_cast<int32_t>(choice.ids.size())) ++disorder_;
@@ -75,44 +78,43 @@ class RecordingSink : public EventSink {
   void OnError(const absl::Status& status) override { End(status); }
 
   std::optional<absl::Status> end() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return ended_;
   }
   bool finished() const { return end() && end()->ok(); }
   std::optional<Started> started() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return started_;
   }
   Choice choice(int i) const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     const auto it = choices_.find(i);
     return it == choices_.end() ? Choice() : it->second;
   }
   std::string text(int i = 0) const { return choice(i).text; }
   int disorder() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return disorder_;
   }
   // Whether the end came within the time.
   bool WaitForEnd(absl::Duration timeout) const {
-    absl::MutexLock lock(&mu_);
-    return mu_.AwaitWithTimeout(
-        absl::Condition(
-            +[](std::optional<absl::Status>* end) { return end->has_value(); }, &ended_),
-        timeout);
+    std::unique_lock lock(mu_);
+    return ended_cv_.wait_for(lock, absl::ToChronoNanoseconds(timeout), [&] { return ended_.has_value(); });
   }
 
  private:
   void End(const absl::Status& status) {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (ended_) ++disorder_;
     ended_ = status;
+    ended_cv_.notify_all();
   }
 
-  mutable absl::Mutex mu_;
+  mutable std::mutex mu_;
   std::optional<Started> started_;
   std::map<int, Choice> choices_;
-  mutable std::optional<absl::Status> ended_;
+  std::optional<absl::Status> ended_;
+  mutable std::condition_variable ended_cv_;
   int disorder_ = 0;
 };
 

@@ -9,13 +9,12 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "gateway/admission/verifier_link.h"
 
 namespace tandem::gateway {
@@ -53,7 +52,7 @@ class FakeVerifier : public VerifierLink {
   // --- VerifierLink
   // -------------------------------------------------------------------------------------------
   void Connect(const GatewayHello& hello, Listener& listener) override {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     listener_ = &listener;
     ++num_connects_;
     hello_ = hello;
@@ -62,7 +61,7 @@ class FakeVerifier : public VerifierLink {
     closing_.reset();
   }
   uint64_t SendPlan(Plan plan) override {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (listener_ == nullptr) return 0;
     plans_.push_back(plan);
     for (const Cancellation& c : plan.cancellations) {
@@ -87,7 +86,7 @@ class FakeVerifier : public VerifierLink {
     return ++plan_number_;
   }
   void Close(const absl::Status& why) override {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     closing_ = why;
   }
   const std::string& name() const override { return name_; }
@@ -126,7 +125,7 @@ class FakeVerifier : public VerifierLink {
   void Die(absl::Status why = absl::UnavailableError("connection reset")) {
     Listener* listener = nullptr;
     {
-      absl::MutexLock lock(&mu_);
+      const std::lock_guard lock(mu_);
       listener = std::exchange(listener_, nullptr);
       sequences_.clear();
       if (closing_) why = *closing_;
@@ -138,45 +137,45 @@ class FakeVerifier : public VerifierLink {
   // --- What the test sees
   // -------------------------------------------------------------------------------------
   bool connected() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return listener_ != nullptr;
   }
   bool closing() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return closing_.has_value();
   }
   std::optional<absl::Status> close_reason() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return closing_;
   }
   int num_connects() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return num_connects_;
   }
   int num_preemptions() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return num_preemptions_;
   }
   GatewayHello gateway_hello() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return hello_;
   }
   // All admissions so far, in order.
   std::vector<Admission> admitted() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return admitted_;
   }
   std::vector<Plan> plans() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return plans_;
   }
   // Sequences that it still knows, ended ones that are not acknowledged included.
   size_t num_known() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return sequences_.size();
   }
   int num_running() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return static_cast<int>(std::count_if(sequences_.begin(), sequences_.end(), [](const auto& s) {
       return s.second.end == SequenceEnd::kRunning;
     }));
@@ -193,7 +192,7 @@ class FakeVerifier : public VerifierLink {
   };
 
   Listener* Peer() const {
-    absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     return listener_;
   }
 
@@ -201,7 +200,7 @@ class FakeVerifier : public VerifierLink {
     return static_cast<int>((length + static_cast<size_t>(options_.block_positions) - 1)) /
            options_.block_positions;
   }
-  int UsedBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  int UsedBlocks() const {
     int used = 0;
     for (const auto& [id, s] : sequences_) {
       if (s.placed && s.end == SequenceEnd::kRunning) used += Blocks(s.ids.size());
@@ -209,7 +208,7 @@ class FakeVerifier : public VerifierLink {
     return used;
   }
 
-  void Extend(Running& s) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  void Extend(Running& s) {
     for (int i = 0; i < options_.burst && s.end == SequenceEnd::kRunning; ++i) {
       const int32_t id = options_.token(s.ids, s.admission.prompt_length, s.admission.sampling.seed);
       s.ids.push_back(id);
@@ -223,8 +222,8 @@ class FakeVerifier : public VerifierLink {
     }
   }
 
-  std::optional<Report> MakeReport() ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
+  std::optional<Report> MakeReport() {
+    const std::lock_guard lock(mu_);
     if (listener_ == nullptr) return std::nullopt;
     std::map<uint64_t, size_t> old_length;
     for (auto& [id, s] : sequences_) old_length[id] = s.ids.size();
@@ -284,16 +283,16 @@ class FakeVerifier : public VerifierLink {
 
   const Options options_;
   const std::string name_ = "fake";
-  mutable absl::Mutex mu_;
-  Listener* listener_ ABSL_GUARDED_BY(mu_) = nullptr;
-  std::optional<absl::Status> closing_ ABSL_GUARDED_BY(mu_);
-  GatewayHello hello_ ABSL_GUARDED_BY(mu_);
-  std::map<uint64_t, Running> sequences_ ABSL_GUARDED_BY(mu_);
-  std::vector<Admission> admitted_ ABSL_GUARDED_BY(mu_);
-  std::vector<Plan> plans_ ABSL_GUARDED_BY(mu_);
-  uint64_t plan_number_ ABSL_GUARDED_BY(mu_) = 0, report_number_ ABSL_GUARDED_BY(mu_) = 0;
-  int64_t order_ ABSL_GUARDED_BY(mu_) = 0;
-  int num_connects_ ABSL_GUARDED_BY(mu_) = 0, num_preemptions_ ABSL_GUARDED_BY(mu_) = 0;
+  mutable std::mutex mu_;
+  Listener* listener_ = nullptr;
+  std::optional<absl::Status> closing_;
+  GatewayHello hello_;
+  std::map<uint64_t, Running> sequences_;
+  std::vector<Admission> admitted_;
+  std::vector<Plan> plans_;
+  uint64_t plan_number_ = 0, report_number_ = 0;
+  int64_t order_ = 0;
+  int num_connects_ = 0, num_preemptions_ = 0;
 };
 
 }  // namespace tandem::gateway

@@ -4,12 +4,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "gateway/admission/generator.h"
 #include "gateway/admission/text_stream.h"
@@ -26,18 +25,18 @@ class SinkGate {
 
   // Calls f(sink) unless closed.
   template <typename F>
-  void Call(const F& f) ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
+  void Call(const F& f) {
+    const std::lock_guard lock(mu_);
     if (sink_ != nullptr) f(*sink_);
   }
-  void Close() ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
+  void Close() {
+    const std::lock_guard lock(mu_);
     sink_ = nullptr;
   }
 
  private:
-  absl::Mutex mu_;
-  EventSink* sink_ ABSL_GUARDED_BY(mu_);
+  std::mutex mu_;
+  EventSink* sink_;  // guarded by mu_
 };
 
 struct Request;
