@@ -12,7 +12,7 @@ THREAD_TESTS := engine_test step_loop_test
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build run test sanitize bench check format clean
+.PHONY: help deps build run test sanitize sanitize-address sanitize-threads bench check format clean
 
 help:
 	@echo 'make           build programs and tests (PRESET=release|debug|asan|tsan)'
@@ -50,9 +50,13 @@ run: build
 test: build
 	ctest --test-dir $(BUILD) --output-on-failure
 
-sanitize: deps
+sanitize: sanitize-address sanitize-threads
+
+sanitize-address: deps
 	cmake --preset asan-core && cmake --build build/asan-core --target $(ADDRESS_TESTS) && \
 	  ctest --test-dir build/asan-core --output-on-failure -R '^($(subst $() ,|,$(ADDRESS_TESTS)))$$'
+
+sanitize-threads: deps
 	cmake --preset tsan && cmake --build build/tsan --target $(THREAD_TESTS) && \
 	  ctest --test-dir build/tsan --output-on-failure -R '^($(subst $() ,|,$(THREAD_TESTS)))$$'
 
