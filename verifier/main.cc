@@ -216,6 +216,10 @@ int Main(int argc, const char* const* argv) {
   }
   absl::StatusOr<ModelFiles> files = OpenModel(options.model);
   if (!files.ok()) return ReportStartFault(kProgram, files.status());
+  // TANDEM_TARGET, before other threads start.
+  if (const absl::Status status = kernels::SelectTargetFromEnvironment(); !status.ok()) {
+    return ReportStartFault(kProgram, status);
+  }
   if (parser.check_config()) return 0;
 
   rpc::RaiseDescriptorLimit();
