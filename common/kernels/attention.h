@@ -1,8 +1,10 @@
-// Causal attention over the paged KV cache, for a ragged batch.
+// Attention over the paged KV cache, for a ragged batch: causal, or blind to order among a sequence's rows of
+// the step (blocks of drafts).
 //
 // One reduction for prefill and decode. Positions are cut at absolute multiples of 256 into spans, spans into
-// tiles of 16 (= KV blocks). For the row at position p, inside a span, over its tiles up to p / 16 ascending,
-// with running maximum m (first -inf), sum l and output o (first 0), all f32:
+// tiles of 16 (= KV blocks). For the row that sees positions up to p (its own; with whole_block the last
+// row's), inside a span, over its tiles up to p / 16 ascending, with running maximum m (first -inf), sum l
+// and output o (first 0), all f32:
 //   s[j] = sum_d fma(q[d] * scale, K[d][j]), d ascending from 0; lanes j with 16 * tile + j > p become -inf
 //   m'   = max(m, max_j s[j]);  c = exp(m - m');  e[j] = exp(s[j] - m'), 0 in masked lanes
 //   l    = fma(l, c, tree-sum_j e[j])         tree: (0+8, 1+9, ...), then +4, +2, +1
@@ -33,6 +35,11 @@ struct SequenceRows {
   int32_t num_rows = 0;
   int32_t first_position = 0;
   std::span<const int32_t> blocks;
+  // Every row sees up to the last row's position, not to its own.
+  bool whole_block = false;
+
+  // Last position that row i sees.
+  int32_t LastSeen(int32_t i) const { return first_position + (whole_block ? num_rows - 1 : i); }
 };
 
 // Writes K and V of the batch's rows into the cache (rounded to its type, nearest even).
@@ -40,6 +47,10 @@ struct SequenceRows {
 // layout.
 void WriteKv(const float* k, const float* v, int64_t stride, int layer,
              std::span<const SequenceRows> sequences, KvCache& cache, ThreadPool& pool);
+
+// The inverse, for one position: k, v [kv_heads, head_dim] as the cache holds them.
+void ReadKv(const KvCache& cache, int layer, std::span<const int32_t> blocks, int32_t position, float* k,
+            float* v);
 
 // q, out [tokens, num_heads, head_dim], strides in floats between tokens; query head h uses KV head
 // h / (num_heads / kv_heads). The rows' own K and V have been written. out must not overlap q.

@@ -66,6 +66,10 @@ struct Scene {
     return out;
   }
 
+  void SeeWholeBlocks() {
+    for (SequenceRows& r : rows) r.whole_block = true;
+  }
+
   int num_heads, head_dim, kv_heads;
   int tokens = 0;
   std::unique_ptr<KvCache> cache;
@@ -133,6 +137,46 @@ TEST_P(AttentionTest, ARowDoesNotDependOnTheOthersOfItsStep) {
   }
 }
 
+// Blocks that end within a KV block, at its end and in another span than they begin in.
+const std::vector<Scene::Sequence> kBlocks = {{7, 7},    {16, 7},  {20, 7},   {263, 7},  {256, 7},
+                                              {300, 64}, {40, 33}, {1025, 5}, {530, 20}, {1, 1}};
+
+TEST_P(AttentionTest, WholeBlocksEqualTheReferenceBitByBit) {
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+      for (const Heads h : {Heads{9, 3, 64}, Heads{4, 4, 8}, Heads{5, 1, 48}}) {
+        Scene scene(type, h.heads, h.kv_heads, h.head_dim, kBlocks, pool);
+        scene.SeeWholeBlocks();
+        EXPECT_TRUE(SameBits(scene.Run(pool), scene.Reference()))
+            << KvTypeName(type) << ", " << h.heads << " heads, dim " << h.head_dim << ", " << threads
+            << " threads";
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, InAWholeBlockEachRowGetsWhatTheLastOneWould) {
+  ThreadPool pool(2);
+  Scene scene(KvType::kF32, 9, 3, 64, {{261, 7}, {40, 7}}, pool);
+  const std::vector<float> causal = scene.Run(pool);
+  scene.SeeWholeBlocks();
+  const std::vector<float> whole = scene.Run(pool);
+  for (const SequenceRows& rows : scene.rows) {
+    for (int i = 0; i < rows.num_rows; ++i) {
+      const int64_t at = (rows.first_row + i) * scene.stride();
+      // The same query as a single row at the block's last position.
+      const SequenceRows alone = {0, 1, rows.first_position + rows.num_rows - 1, rows.blocks};
+      std::vector<float> out(scene.stride(), 7.0f);
+      Attention(scene.q.data() + at, scene.stride(), 1, {&alone, 1}, *scene.cache, 9, scene.scale(),
+                out.data(), scene.stride(), pool);
+      EXPECT_TRUE(SameBits(out, {whole.begin() + at, whole.begin() + at + scene.stride()})) << "row " << i;
+      const bool same_as_causal = std::equal(out.begin(), out.end(), causal.begin() + at);
+      EXPECT_EQ(same_as_causal, i == rows.num_rows - 1) << "row " << i;
+    }
+  }
+}
+
 TEST_P(AttentionTest, ExtremeScoresStayFinite) {
   ThreadPool pool(1);
   Scene scene(KvType::kF32, 2, 1, 16, {{600, 4}}, pool);
@@ -169,6 +213,21 @@ TEST(Attention, IsAccurateAgainstDoublePrecision) {
         ASSERT_NEAR(out[i * scene.stride() + h * 64 + d], sum[d] / total, 6 * (2 * 6e-5 + 700 * 0x1p-24))
             << i << h << d;
       }
+    }
+  }
+}
+
+TEST(ReadKv, GivesBackWhatWasWritten) {
+  ThreadPool pool(1);
+  const Scene scene(KvType::kF32, 6, 3, 24, {{37, 1}, {20, 1}}, pool);
+  for (size_t s = 0; s < scene.rows.size(); ++s) {
+    const int width = 3 * 24, length = scene.rows[s].first_position + 1;
+    for (int position = 0; position < length; ++position) {
+      std::vector<float> k(width), v(width);
+      ReadKv(*scene.cache, 1, scene.rows[s].blocks, position, k.data(), v.data());
+      const auto at = position * width;
+      EXPECT_TRUE(SameBits(k, {scene.keys[s].begin() + at, scene.keys[s].begin() + at + width}));
+      EXPECT_TRUE(SameBits(v, {scene.values[s].begin() + at, scene.values[s].begin() + at + width}));
     }
   }
 }

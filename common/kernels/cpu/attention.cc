@@ -20,6 +20,13 @@ void Store(std::byte* base, int64_t index, T value) {
   std::memcpy(base + index * sizeof(T), &value, sizeof(T));
 }
 
+template <typename T>
+T Load(const std::byte* base, int64_t index) {
+  T value;
+  std::memcpy(&value, base + index * sizeof(T), sizeof(T));
+  return value;
+}
+
 void WriteRow(const float* k, const float* v, int position, int layer, const KvLayout& layout,
               std::byte* block) {
   const auto [heads, head_dim] = layout.layers[layer];
@@ -43,7 +50,29 @@ void WriteRow(const float* k, const float* v, int position, int layer, const KvL
   }
 }
 
+void ReadRow(const std::byte* block, int position, int layer, const KvLayout& layout, float* k, float* v) {
+  const auto [heads, head_dim] = layout.layers[layer];
+  const int64_t half_elements = int64_t{head_dim} * kKvBlockPositions;
+  const int lane = position % kKvBlockPositions;
+  const std::byte* const base = block + layout.layer_offset[layer];
+  const auto load = [&](int64_t index) {
+    if (layout.type == KvType::kF32) return Load<float>(base, index);
+    return FloatFromBF16(Load<uint16_t>(base, index));
+  };
+  for (int h = 0; h < heads; ++h) {
+    for (int d = 0; d < head_dim; ++d) {
+      k[int64_t{h} * head_dim + d] = load(h * 2 * half_elements + int64_t{d} * kKvBlockPositions + lane);
+      v[int64_t{h} * head_dim + d] = load((h * 2 + 1) * half_elements + int64_t{lane} * head_dim + d);
+    }
+  }
+}
+
 }  // namespace
+
+void ReadKv(const KvCache& cache, int layer, std::span<const int32_t> blocks, int32_t position, float* k,
+            float* v) {
+  ReadRow(cache.block(blocks[position / kKvBlockPositions]), position, layer, cache.layout(), k, v);
+}
 
 void WriteKv(const float* k, const float* v, int64_t stride, int layer,
              std::span<const SequenceRows> sequences, KvCache& cache, ThreadPool& pool) {

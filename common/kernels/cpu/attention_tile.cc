@@ -44,7 +44,7 @@ struct Work {
   alignas(64) float o[kMaxPairs * kMaxHeadDim];
   alignas(64) float total_o[kMaxPairs * kMaxHeadDim];
   float m[kMaxPairs], l[kMaxPairs], total_m[kMaxPairs], total_l[kMaxPairs];
-  int position[kMaxPairs] = {};
+  int position[kMaxPairs] = {};  // the last that each pair sees
 };
 
 // Where a span's K and V of one KV head lie.
@@ -261,7 +261,7 @@ void AttentionTileRun(const AttentionTile& tile) {
 
   Work work;
   for (int pair = 0; pair < pairs; ++pair) {
-    work.position[pair] = tile.rows->first_position + row_of(pair);
+    work.position[pair] = tile.rows->LastSeen(row_of(pair));
     const float* const q =
         tile.q + (tile.rows->first_row + row_of(pair)) * tile.q_stride + head_of(pair) * head_dim;
     for (int d = 0; d < head_dim; ++d) work.q[d * kMaxPairs + pair] = q[d] * tile.scale;

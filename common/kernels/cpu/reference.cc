@@ -210,7 +210,7 @@ void AttentionReference(const float* q, int64_t q_stride, int layer, std::span<c
     for (int i = 0; i < rows.num_rows; ++i) {
       for (int h = 0; h < num_heads; ++h) {
         const int64_t token = rows.first_row + i;
-        const int position = rows.first_position + i;
+        const int position = rows.LastSeen(i);
         Softmax total, span;
         for (int tile = 0; tile <= position / kKvBlockPositions; ++tile) {
           if (tile % (kAttentionSpan / kKvBlockPositions) == 0) {
