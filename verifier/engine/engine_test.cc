@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <random>
 
 #include "verifier/engine/fake_gateway.h"
@@ -328,6 +329,101 @@ TEST(EngineTest, TwoStreamsShareSequencesAndOneAloneHasAll) {
   EXPECT_EQ(most, 8u);
   EXPECT_EQ(greedy_later, 4u);
   EXPECT_EQ(modest_most, 4u);
+}
+
+// A prompt of its own beginning, so that no block is shared.
+Admission LongPrompt(uint64_t id, int length) {
+  Admission request;
+  request.id = id;
+  for (int i = 0; i < length; ++i) {
+    request.tokens.push_back(static_cast<int32_t>((i * i + 7 * id) % FakeModel::kVocab));
+  }
+  request.tokens[0] = static_cast<int32_t>(id);
+  request.prompt_length = length;
+  request.max_tokens = request.min_tokens = 100;
+  return request;
+}
+
+Plan PlanOf(std::vector<Admission> admissions, int32_t prefill_token_budget = 0) {
+  Plan plan;
+  plan.number = 1;
+  plan.admissions = std::move(admissions);
+  plan.prefill_token_budget = prefill_token_budget;
+  return plan;
+}
+
+// Positions with KV of each stream's sequences after `steps` steps.
+std::map<StreamId, int> ComputedAfter(Engine& engine, int steps) {
+  std::map<std::pair<StreamId, uint64_t>, int32_t> computed;
+  for (int i = 0; i < steps; ++i) {
+    for (const auto& [stream, report] : engine.Step()) {
+      for (const SequenceReport& news : report.sequences) computed[{stream, news.id}] = news.computed_length;
+    }
+  }
+  std::map<StreamId, int> by_stream;
+  for (const auto& [key, length] : computed) by_stream[key.first] += length;
+  return by_stream;
+}
+
+TEST(EngineTest, StreamsShareThePrefillOfAStepWhateverTheyHaveWaiting) {
+  Bench setup(Options(), 2, /*max_step_tokens=*/32);
+  setup.engine->OpenStream(1);
+  setup.engine->OpenStream(2);
+  std::vector<Admission> many;
+  for (uint64_t id = 1; id <= 5; ++id) many.push_back(LongPrompt(id, 300));
+  setup.engine->ApplyPlan(1, PlanOf(std::move(many)));
+  setup.engine->ApplyPlan(2, PlanOf({LongPrompt(11, 300)}));
+  // 32 rows a step, none of them an anchor's yet.
+  EXPECT_THAT(ComputedAfter(*setup.engine, 10),
+              ::testing::ElementsAre(::testing::Pair(1, 160), ::testing::Pair(2, 160)));
+  setup.engine->CloseStream(2);
+  EXPECT_THAT(ComputedAfter(*setup.engine, 1), ::testing::Contains(::testing::Key(1)));
+  EXPECT_EQ(setup.engine->last_step().prefill_tokens, 32);  // one alone has all
+}
+
+TEST(EngineTest, APrefillTokenBudgetBindsItsStreamAlone) {
+  Bench setup(Options(), 2, /*max_step_tokens=*/32);
+  setup.engine->OpenStream(1);
+  setup.engine->OpenStream(2);
+  setup.engine->ApplyPlan(1, PlanOf({LongPrompt(1, 300)}, /*prefill_token_budget=*/5));
+  setup.engine->ApplyPlan(2, PlanOf({LongPrompt(11, 300)}));
+  EXPECT_THAT(ComputedAfter(*setup.engine, 10),
+              ::testing::ElementsAre(::testing::Pair(1, 50), ::testing::Pair(2, 270)));
+  // A budget holds until the next plan says otherwise.
+  setup.engine->CloseStream(2);
+  setup.engine->Step();
+  EXPECT_EQ(setup.engine->last_step().prefill_tokens, 5);
+  setup.engine->ApplyPlan(1, PlanOf({}));
+  setup.engine->Step();
+  EXPECT_EQ(setup.engine->last_step().prefill_tokens, 32);
+}
+
+TEST(EngineTest, AStreamWithoutNewsIsReportedOnceASecond) {
+  // The first stream's two anchors take the whole step, so the second one's prompt stands still.
+  Bench setup(Options(), 2, /*max_step_tokens=*/2, /*max_logits_rows=*/2);
+  setup.engine->OpenStream(1);
+  setup.engine->ApplyPlan(1, PlanOf({LongPrompt(1, 2), LongPrompt(2, 2)}));
+  while (setup.engine->last_step().anchors < 2) setup.engine->Step();
+  setup.engine->OpenStream(2);
+  setup.engine->ApplyPlan(2, PlanOf({LongPrompt(11, 20)}));
+  const auto step = [&] {
+    std::map<StreamId, Report> reports;
+    for (auto& [stream, report] : setup.engine->Step()) reports[stream] = std::move(report);
+    return reports;
+  };
+  EXPECT_TRUE(step().contains(2));  // the plan is answered
+  for (int second = 0; second < 3; ++second) {
+    EXPECT_FALSE(step().contains(2));
+    setup.clock.Advance(absl::Seconds(1) - absl::Nanoseconds(1));
+    EXPECT_FALSE(step().contains(2));
+    setup.clock.Advance(absl::Nanoseconds(1));
+    const auto reports = step();
+    ASSERT_TRUE(reports.contains(2));
+    EXPECT_TRUE(reports.at(2).sequences.empty());
+    EXPECT_EQ(reports.at(2).running_sequences, 3);
+    EXPECT_GT(reports.at(2).kv_free_blocks, 0);
+    EXPECT_TRUE(reports.contains(1));  // has tokens to tell at every step
+  }
 }
 
 TEST(EngineTest, LowestPriorityThenNewestGivesWay) {

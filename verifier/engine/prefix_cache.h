@@ -71,6 +71,12 @@ class PrefixCache {
   // Drops one reference of each block, the last block first.
   void Release(std::span<const int32_t> blocks);
 
+  // The hash that finds candidates, to be seen by the test in which two contents collide.
+  static uint64_t HashOf(const PrefixEntry& parent, std::string_view owner,
+                         std::span<const int32_t> block_tokens) {
+    return Hash{nullptr}(MakeProbe(parent, owner, block_tokens));
+  }
+
  private:
   static constexpr int kBlock = kernels::kKvBlockPositions;
   static constexpr int32_t kNone = -1;
