@@ -6,7 +6,7 @@
 
 namespace tandem::verifier {
 
-void Utilization::Observe(const StepLoad& load) {
+void Utilization::Observe(const StepOccupancy& load) {
   TANDEM_CHECK(load.knee >= 1 && load.kv_blocks_total > 0);
   TANDEM_CHECK(load.kv_blocks_in_use >= 0 && load.kv_blocks_in_use <= load.kv_blocks_total);
   const double num_tokens = static_cast<double>(load.num_anchors) + load.num_prefill_tokens;

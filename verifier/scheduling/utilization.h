@@ -1,8 +1,9 @@
 // How busy the verifier is: the gauge verifier_utilization_ratio and its parts, from which draft windows and
 // admission follow.
 //
-//   tokens part = (anchors + prefill tokens of a step) / knee     how much of what a step does for free is
-//   taken kv part     = KV blocks in use / blocks of the pool ratio       = max of both
+//   tokens part = (anchors + prefill tokens of a step) / knee     (of what a step does for free)
+//   kv part     = KV blocks in use / blocks of the pool
+//   ratio       = max of both
 //
 // Each part is the mean over the last kWindow steps (over all, while there are fewer). 1 means saturated; the
 // tokens part may exceed it. Drafts don't count: speculation must not look like load to the policy that
@@ -17,7 +18,7 @@
 
 namespace tandem::verifier {
 
-struct StepLoad {
+struct StepOccupancy {
   int num_anchors = 0;
   int num_prefill_tokens = 0;
   double knee = 1;               // StepTimeModel::Knee(), >= 1
@@ -29,7 +30,7 @@ class Utilization {
  public:
   static constexpr size_t kWindow = 16;  // steps
 
-  void Observe(const StepLoad& load);
+  void Observe(const StepOccupancy& load);
   // Nothing runs any more: no step will come that could lower the mean, so it starts afresh at 0.
   void Idle();
 

@@ -19,7 +19,7 @@ TEST(Utilization, IsZeroBeforeTheFirstStepAndWhenIdle) {
 
 TEST(Utilization, IsTheLargerOfItsParts) {
   struct Row {
-    StepLoad load;
+    StepOccupancy load;
     double tokens, kv;
   };
   const Row rows[] = {
@@ -48,7 +48,7 @@ TEST(Utilization, IsTheLargerOfItsParts) {
 TEST(Utilization, ForgetsAStepAfterExactlySixteenMore) {
   Utilization utilization;
   utilization.Observe({.num_anchors = 16, .knee = 1, .kv_blocks_in_use = 0, .kv_blocks_total = 1});
-  const StepLoad none = {.knee = 1, .kv_blocks_total = 1};
+  const StepOccupancy none = {.knee = 1, .kv_blocks_total = 1};
   for (size_t i = 1; i < Utilization::kWindow; ++i) utilization.Observe(none);
   EXPECT_DOUBLE_EQ(utilization.tokens_ratio(), 1.0);  // 16 / 16 steps
   utilization.Observe(none);

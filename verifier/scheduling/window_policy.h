@@ -37,8 +37,12 @@ std::string WindowPolicyName(const WindowPolicy& policy);  // what Parse accepts
 struct DraftedSequence {
   uint64_t order = 0;  // ties go to the lower one
   // a_1 >= a_2 >= ..., calibrated: the chance that drafts 1..j are all accepted. As many as may be checked.
-  std::span<const double> survivals;
-  std::span<const double> confidences;  // c_j uncalibrated, for kThreshold; empty: as 1
+  std::span<const double> survivals = {};
+  std::span<const double> confidences =
+      {};  // c_j uncalibrated, for kThreshold: one a survival, or none (as 1)
+  // Asked for by DraftProbe: checked in full as far as there is room, whether that pays or not, so that its
+  // outcome teaches (kPrefix only; the others don't weigh).
+  bool probe = false;
 };
 
 // The step without drafts, and what surrounds it.
@@ -53,26 +57,29 @@ struct StepLoad {
   bool no_look_ahead = false;  // rejection rule
 };
 
-// Above it drafts get no rows at all; from kBusy on their rows shrink linearly. Raising the utilization never
-// lengthens a window.
+// From kBusy on the rows of drafts shrink linearly, from kSaturated on there are none. Raising the
+// utilization never lengthens a window.
 inline constexpr double kBusyUtilization = 0.7;
 inline constexpr double kSaturatedUtilization = 0.98;
 
-// windows[i] in 0..survivals.size() for sequences[i].
+// windows[i] in 0..survivals.size() for sequences[i]. Between equal survivals the earlier position wins, then
+// the lower order. Without room for all, `fixed` and `threshold` give up the latest positions first.
 void ChooseWindows(const WindowPolicy& policy, const StepLoad& load,
                    std::span<const DraftedSequence> sequences, std::vector<int>& windows);
 
 // A decoding sequence for whose next round drafts could be asked.
 struct DraftCandidate {
   uint64_t order = 0;
-  // What is expected of its drafts, before they exist: mean survivals by position (DraftHistory).
-  std::span<const double> expected_survivals;
+  // What is expected of its drafts, before they exist: mean survivals by position
+  // (Calibration::ExpectedSurvivals).
+  std::span<const double> expected_survivals = {};
   bool drafting = false;  // whether it was drafted last time: hysteresis
 };
 
 // draft[i]: ask for drafts of candidates[i]. `load.draft_seconds` is ignored; draft_seconds_of[n] = s * D(n)
-// for n = 0..candidates.size(). A candidate that is drafted stays drafted unless leaving gains more than
-// kHysteresis, and the other way round.
+// for n = 0..candidates.size(). Who is drafted changes only if that gains more than kHysteresis of what the
+// sequences that change contribute: of the whole when all R change, of 1/R of it when one does. The policies
+// other than `prefix` ask for all, those that never check a draft (off, fixed:0) for none.
 inline constexpr double kHysteresis = 0.02;
 void ChooseDrafting(const WindowPolicy& policy, const StepLoad& load,
                     std::span<const double> draft_seconds_of, std::span<const DraftCandidate> candidates,

@@ -1,0 +1,163 @@
+// For whom to ask for drafts: ChooseDrafting of window_policy.h.
+//
+// With n sequences drafted the step gives, at its best windows, V(n) = tokens / (T + s D(n)) tokens per
+// second. Drafts don't exist yet, so mean survivals stand in for theirs. Candidates are ranked by what is
+// expected of their drafts; the best n of them is found on a grid that doubles and is then refined, and taken
+// if it beats what is drafted now by enough.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "common/base/status.h"
+#include "verifier/scheduling/draft_rows.h"
+#include "verifier/scheduling/frontier.h"
+#include "verifier/scheduling/window_policy.h"
+
+namespace tandem::verifier {
+namespace {
+
+double ExpectedTokens(const DraftCandidate& candidate) {
+  double sum = 0;
+  for (const double survival : candidate.expected_survivals)
+    sum += survival > 0 ? std::min(survival, 1.0) : 0;
+  return sum;
+}
+
+class DraftingSearch {
+ public:
+  DraftingSearch(const StepLoad& load, std::span<const double> draft_seconds_of,
+                 std::span<const DraftCandidate> candidates)
+      : load_(load), draft_seconds_of_(draft_seconds_of), candidates_(candidates) {
+    Rank();
+    OrderDrafts();
+    StepShape shape = {load.num_anchors, load.num_kv_positions, load.num_prefill_tokens};
+    for (size_t n = 0; n <= ranks_.size(); ++n, ++shape.num_decode_rows) {
+      step_seconds_.push_back(load.step_time->Predict(shape));
+    }
+  }
+
+  // draft[i] for the best choice, or for the present one if the best does not gain enough.
+  void Choose(std::vector<bool>& draft) const {
+    const size_t best = BestCount();
+    const double best_value = BestOf(best);
+    size_t num_drafting = 0, num_changes = 0;
+    for (size_t rank = 0; rank < by_rank_.size(); ++rank) {
+      const bool drafting = candidates_[by_rank_[rank]].drafting;
+      num_drafting += drafting;
+      num_changes += drafting != (rank < best);
+    }
+    const double present_value =
+        Value([this](size_t rank) { return candidates_[by_rank_[rank]].drafting; }, num_drafting);
+    // The margin is a share of what the sequences that change bring: one newcomer among a hundred moves the
+    // sum by a hundredth at most.
+    const double margin = kHysteresis * static_cast<double>(num_changes) / std::max(load_.num_anchors, 1);
+    const bool change = best_value > present_value * (1 + margin);
+    for (size_t rank = 0; rank < by_rank_.size(); ++rank) {
+      const size_t i = by_rank_[rank];
+      draft[i] = change ? rank < best : candidates_[i].drafting;
+    }
+  }
+
+ private:
+  // Who is drafted already goes before others who are not clearly better.
+  void Rank() {
+    std::vector<double> gains;
+    for (const DraftCandidate& candidate : candidates_) {
+      gains.push_back(ExpectedTokens(candidate) * (candidate.drafting ? 1 + kHysteresis : 1));
+    }
+    by_rank_.resize(candidates_.size());
+    std::iota(by_rank_.begin(), by_rank_.end(), size_t{0});
+    std::sort(by_rank_.begin(), by_rank_.end(), [&](size_t a, size_t b) {
+      if (gains[a] != gains[b]) return gains[a] > gains[b];
+      return candidates_[a].order != candidates_[b].order ? candidates_[a].order < candidates_[b].order
+                                                          : a < b;
+    });
+  }
+
+  // All drafts of all candidates, the likeliest first; of any subset of the candidates the best windows are
+  // found by walking this list and leaving the others out.
+  void OrderDrafts() {
+    std::vector<DraftedSequence> sequences;
+    for (const size_t i : by_rank_) {
+      sequences.push_back({.order = candidates_[i].order, .survivals = candidates_[i].expected_survivals});
+      num_drafts_of_.push_back(static_cast<int64_t>(candidates_[i].expected_survivals.size()));
+    }
+    Frontier frontier(sequences);
+    for (Frontier::Draft draft; frontier.Next(draft);) {
+      ranks_.push_back(draft.sequence);
+      survivals_.push_back(std::min(draft.survival, 1.0));
+    }
+  }
+
+  // Tokens per second with the `num_drafted` candidates of these ranks drafted.
+  template <typename IsDrafted>
+  double Value(IsDrafted&& is_drafted, size_t num_drafted) const {
+    int64_t num_drafts = 0;
+    for (size_t rank = 0; rank < by_rank_.size(); ++rank) {
+      if (is_drafted(rank)) num_drafts += num_drafts_of_[rank];
+    }
+    const double draft_seconds = draft_seconds_of_[num_drafted];
+    size_t next = 0;
+    const FrontierPoint best = SearchFrontier(
+        load_.num_anchors, MaxDraftRows(load_, num_drafts), load_.no_look_ahead,
+        [&](double& survival) {
+          while (next < ranks_.size() && !is_drafted(ranks_[next])) ++next;
+          if (next == ranks_.size()) return false;
+          survival = survivals_[next++];
+          return true;
+        },
+        [&](int n) { return step_seconds_[static_cast<size_t>(n)] + draft_seconds; });
+    return best.tokens / best.seconds;
+  }
+  double BestOf(size_t n) const {
+    return Value([n](size_t rank) { return rank < n; }, n);
+  }
+
+  // The n of the highest V(n): 0, 1, 2, 4, ... and all first, then ever closer around the best of them.
+  size_t BestCount() const {
+    size_t best = 0;
+    double best_value = BestOf(0);
+    const auto consider = [&](size_t n) {
+      const double value = BestOf(n);
+      if (value > best_value || (value == best_value && n < best)) {
+        best = n;
+        best_value = value;
+      }
+    };
+    const size_t all = by_rank_.size();
+    for (size_t n = 1; n < all; n *= 2) consider(n);
+    if (all > 0) consider(all);
+    for (size_t step = all / 4; best > 0 && step > 0; step /= 2) {
+      const size_t around = best;
+      if (around > step) consider(around - step);
+      if (around + step <= all) consider(around + step);
+    }
+    return best;
+  }
+
+  const StepLoad& load_;
+  const std::span<const double> draft_seconds_of_;
+  const std::span<const DraftCandidate> candidates_;
+  std::vector<size_t> by_rank_;         // candidates, the most promising first
+  std::vector<int64_t> num_drafts_of_;  // by rank
+  std::vector<size_t> ranks_;           // of all drafts in order: whose it is
+  std::vector<double> survivals_;       // and how likely it is accepted
+  std::vector<double> step_seconds_;    // [n] = time of the step with n drafts
+};
+
+}  // namespace
+
+void ChooseDrafting(const WindowPolicy& policy, const StepLoad& load,
+                    std::span<const double> draft_seconds_of, std::span<const DraftCandidate> candidates,
+                    std::vector<bool>& draft) {
+  draft.assign(candidates.size(), false);
+  if (!MayDraft(policy, load)) return;
+  if (policy.kind != PolicyKind::kPrefix) {
+    draft.assign(candidates.size(), true);
+    return;
+  }
+  TANDEM_CHECK(load.step_time != nullptr && draft_seconds_of.size() > candidates.size());
+  DraftingSearch(load, draft_seconds_of, candidates).Choose(draft);
+}
+
+}  // namespace tandem::verifier
