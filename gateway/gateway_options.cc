@@ -22,6 +22,9 @@ void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
                      "deadline of requests without one, and the longest one accepted");
   parser.AddDuration("wait-for-verifier", &options->verifier_wait, absl::ZeroDuration(), kHour,
                      "how long a running request waits for a verifier that was lost");
+  parser.AddDuration(
+      "max-queue-wait", &options->max_queue_wait, absl::ZeroDuration(), 24 * kHour,
+      "refuse requests that would probably wait longer for their turn; 0: when the queue is full");
   parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), kHour,
                      "after SIGTERM: not ready, but still serving, so that balancers can turn away");
   parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), kHour,

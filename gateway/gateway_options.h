@@ -21,6 +21,7 @@ struct GatewayOptions {
   std::vector<std::string> template_flags = {"enable_thinking"};
   absl::Duration request_timeout = limits::kRequestDeadline;
   absl::Duration verifier_wait = limits::kLostVerifierWait;
+  absl::Duration max_queue_wait = limits::kPredictedWait;
   absl::Duration drain_delay = limits::kDrainDelay, drain_timeout = limits::kDrain;
   bool reflection = false;
   bool insecure = false;

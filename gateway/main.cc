@@ -75,6 +75,7 @@ class Gateway {
     core.template_flags = options_.template_flags;
     core.request_deadline = options_.request_timeout;
     core.lost_verifier_wait = options_.verifier_wait;
+    core.max_predicted_wait = options_.max_queue_wait;
     std::vector<std::unique_ptr<VerifierLink>> links;
     for (const Address& verifier : options_.verifiers) links.push_back(NewRunLink(verifier));
     ASSIGN_OR_RETURN(core_,

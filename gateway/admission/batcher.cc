@@ -167,7 +167,7 @@ void Batcher::Advance() {
   MoveOffDraining();
   AdmitFromQueue(now);
   SendPlans();
-  TellLoad();
+  TellLoad(now);
 }
 
 void Batcher::ExpireRequests(absl::Duration now) {
@@ -230,7 +230,7 @@ void Batcher::SendPlans() {
   }
 }
 
-void Batcher::TellLoad() {
+void Batcher::TellLoad(absl::Duration now) {
   Load load;
   load.waiting = static_cast<int>(queue_.size());
   load.waiting_tokens = queue_.num_tokens();
@@ -248,7 +248,9 @@ void Batcher::TellLoad() {
   constexpr int64_t kMaxQueue = 1'000'000;
   door_.set_limit(static_cast<int>(
       std::clamp<int64_t>(slots * limits::kQueuePerSequenceSlot, limits::kMinQueue, kMaxQueue)));
-  door_.set_seconds_per_choice(seconds_per_choice_);
+  // Without a verifier nobody waits for a place, but for a verifier.
+  pace_.SetWaiting(!queue_.empty() && any_ready(), now);
+  door_.set_wait_per_choice(pace_.per_choice());
   if (load == load_) return;
   load_ = load;
   observer_.OnLoad(load);

@@ -29,6 +29,7 @@
 #include "gateway/admission/observer.h"
 #include "gateway/admission/peer_checks.h"
 #include "gateway/admission/queue_door.h"
+#include "gateway/admission/queue_pace.h"
 #include "gateway/admission/replica.h"
 #include "gateway/admission/sequence.h"
 #include "gateway/admission/wait_queue.h"
@@ -116,7 +117,7 @@ class Batcher {
   void MoveOffDraining();
   void AdmitFromQueue(absl::Duration now);
   void SendPlans();
-  void TellLoad();
+  void TellLoad(absl::Duration now);
   void WakeAt(absl::Duration when) { next_wake_ = std::min(next_wake_, when); }
 
   // Admission.
@@ -162,8 +163,7 @@ class Batcher {
 
   absl::Duration next_wake_ = absl::InfiniteDuration();
   Load load_;
-  std::optional<absl::Duration> last_finish_;
-  double seconds_per_choice_ = 0;
+  QueuePace pace_;
   std::minstd_rand jitter_;
 };
 

@@ -117,12 +117,7 @@ void Batcher::FinishSequence(Sequence& sequence, Finished::Reason reason) {
   sequence.finished = true;
   if (sequence.num_output() > 0) --num_with_output_;
 
-  const absl::Duration now = clock_.Now();
-  if (last_finish_ && !queue_.empty()) {
-    const double seconds = absl::ToDoubleSeconds(now - *last_finish_);
-    seconds_per_choice_ = seconds_per_choice_ == 0 ? seconds : 0.9 * seconds_per_choice_ + 0.1 * seconds;
-  }
-  last_finish_ = now;
+  pace_.PlaceFreed(clock_.Now());
 
   Finished finished;
   finished.choice = sequence.choice;
@@ -144,6 +139,7 @@ void Batcher::FinishSequence(Sequence& sequence, Finished::Reason reason) {
 
 // The request's one end: whatever still waits or runs goes, an error is told, the record is deleted.
 void Batcher::EndRequest(Request& request, const absl::Status& status) {
+  const absl::Duration now = clock_.Now();
   RequestSummary summary;
   for (const auto& sequence : request.sequences) {
     if (sequence->state == Sequence::State::kQueued) {
@@ -152,6 +148,7 @@ void Batcher::EndRequest(Request& request, const absl::Status& status) {
       if (sequence->failed_over) observer_.OnFailover("lost");
     } else if (sequence->state == Sequence::State::kRunning) {
       replicas_[sequence->replica].Cancel(*sequence);
+      pace_.PlaceFreed(now);
     }
     sequence->state = Sequence::State::kEnded;
     if (sequence->num_output() > 0 && !sequence->finished) --num_with_output_;
@@ -164,7 +161,6 @@ void Batcher::EndRequest(Request& request, const absl::Status& status) {
   }
   if (!status.ok()) request.sink->Call([&](EventSink& sink) { sink.OnError(status); });
 
-  const absl::Duration now = clock_.Now();
   summary.request_id = request.request_id;
   summary.api = request.api;
   summary.status = status;

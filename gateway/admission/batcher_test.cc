@@ -712,14 +712,75 @@ TEST(QueueDoorTest, HoldsItsBoundAllOrNothing) {
   EXPECT_TRUE(door.Enter(4).ok());
   door.Leave(64);
   EXPECT_TRUE(door.Enter(1).ok());
-  door.set_seconds_per_choice(20);
-  EXPECT_TRUE(door.Enter(1).ok());  // no bound on the wait unless asked for
-  door.set_max_predicted_wait(absl::Seconds(10));
-  EXPECT_EQ(ReasonOf(door.Enter(1)), ErrorReason::kQueueFull);
-  door.Leave(2);
-  EXPECT_TRUE(door.Enter(1).ok());
   door.BeginDrain();
   EXPECT_EQ(ReasonOf(door.Enter(1)), ErrorReason::kDraining);
+}
+
+TEST(QueueDoorTest, RefusesAWaitThatIsPredictedToBeTooLong) {
+  QueueDoor door;
+  door.set_wait_per_choice(absl::Seconds(4));
+  EXPECT_TRUE(door.Enter(3).ok());  // nobody in front, however many they are
+  EXPECT_TRUE(door.Enter(1).ok());  // 12 s, and no bound on the wait unless asked for
+  door.Leave(1);
+  door.set_max_predicted_wait(absl::Seconds(12));
+  EXPECT_TRUE(door.Enter(1).ok());             // 12 s
+  const absl::Status refused = door.Enter(1);  // 16 s
+  EXPECT_EQ(ReasonOf(refused), ErrorReason::kQueueFull);
+  EXPECT_EQ(RetryAfterOf(refused), absl::Seconds(16));
+  EXPECT_EQ(door.waiting(), 4);  // it left no trace
+  door.set_wait_per_choice(std::nullopt);
+  EXPECT_TRUE(door.Enter(1).ok());  // without an estimate nobody is turned away
+  door.Leave(5);
+  door.set_wait_per_choice(absl::Hours(1));
+  EXPECT_TRUE(door.Enter(1).ok());
+}
+
+TEST_F(BatcherTest, ThePaceOfTheQueueReachesTheDoor) {
+  FakeVerifier::Options one;
+  one.max_sequences = 1;
+  Serve({one});
+  door_.set_max_predicted_wait(absl::Seconds(10));
+  for (int i = 0; i < QueuePace::kMinFreed + 8; ++i) Submit({.max_tokens = 1});
+  for (int i = 0; i < QueuePace::kMinFreed; ++i) {
+    EXPECT_TRUE(door_.Enter(1).ok()) << "without an estimate, after " << i;
+    door_.Leave(1);
+    clock_.Advance(absl::Seconds(2));
+    Step();
+  }
+  // Two seconds a choice, seven in front.
+  EXPECT_EQ(door_.waiting(), 7);
+  const absl::Status refused = door_.Enter(1);
+  EXPECT_EQ(ReasonOf(refused), ErrorReason::kQueueFull);
+  EXPECT_EQ(RetryAfterOf(refused), absl::Seconds(14));
+  for (int i = 0; i < 2; ++i) {
+    clock_.Advance(absl::Seconds(2));
+    Step();
+  }
+  EXPECT_TRUE(door_.Enter(1).ok());  // five in front
+  door_.Leave(1);
+  for (int i = 0; i < 20; ++i) Step();
+  ExpectClean();
+}
+
+TEST_F(BatcherTest, TimeWithoutAVerifierIsNotThePaceOfTheQueue) {
+  FakeVerifier::Options one;
+  one.max_sequences = 1;
+  Serve({one});
+  door_.set_max_predicted_wait(absl::Seconds(10));
+  for (int i = 0; i < QueuePace::kMinFreed + 4; ++i) Submit({.max_tokens = 1});
+  Kill();
+  Pass(absl::Seconds(29));
+  verifiers_[0]->SayHello();
+  batcher_->Advance();
+  for (int i = 0; i < QueuePace::kMinFreed; ++i) {
+    clock_.Advance(absl::Seconds(1));
+    Step();
+  }
+  EXPECT_EQ(door_.waiting(), 3);
+  EXPECT_TRUE(door_.Enter(1).ok());  // with the 29 s of nobody it would be 14 s
+  door_.Leave(1);
+  for (int i = 0; i < 20; ++i) Step();
+  ExpectClean();
 }
 
 TEST(MergePlanTest, KeepsAdmissionsAndTheLastAcknowledgement) {

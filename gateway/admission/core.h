@@ -30,9 +30,10 @@ struct CoreOptions {
   std::vector<std::string> aliases;         // besides "default"
   std::vector<std::string> template_flags;  // chat_template_kwargs that clients may set
   absl::Duration request_deadline = limits::kRequestDeadline;
-  // Refuse a request that would probably wait longer for its admission, by the present pace; zero: only a
-  // full queue refuses. Leave at zero where requests run long, or patient clients are turned away.
-  absl::Duration max_predicted_wait = absl::ZeroDuration();
+  // Refuse a request that would probably wait longer for its admission, by the pace of the queue
+  // (queue_pace.h); zero: only a full queue refuses. Raise it where requests run for minutes and clients are
+  // patient.
+  absl::Duration max_predicted_wait = limits::kPredictedWait;
   // See BatcherOptions.
   int32_t prefill_token_budget = 0;
   absl::Duration lost_verifier_wait = limits::kLostVerifierWait;
