@@ -55,7 +55,8 @@ class Gateway {
         log_(options.log),
         metrics_(kProgram),
         telemetry_(metrics_, log_, model_name),
-        health_({"tandem.v1.Generation"}) {
+        health_({"tandem.v1.Generation"}),
+        readiness_([this](bool ready) { health_.SetReady(ready); }, limits::kNoVerifierWait, Clock::Real()) {
     rpc::SetGrpcLogger(&log_);
   }
   ~Gateway() { rpc::SetGrpcLogger(nullptr); }
@@ -76,6 +77,7 @@ class Gateway {
     core.request_deadline = options_.request_timeout;
     core.lost_verifier_wait = options_.verifier_wait;
     core.max_predicted_wait = options_.max_queue_wait;
+    core.on_verifiers_ready = [this](bool any) { readiness_.SetVerifiersReady(any); };
     std::vector<std::unique_ptr<VerifierLink>> links;
     for (const Address& verifier : options_.verifiers) links.push_back(NewRunLink(verifier));
     ASSIGN_OR_RETURN(core_,
@@ -98,7 +100,6 @@ class Gateway {
     http.is_ready = [this] { return !stopping_; };
     ASSIGN_OR_RETURN(http_server_,
                      http::HttpServer::Start(http, std::move(http_listener), *core_, telemetry_));
-    readiness_ = std::make_unique<Readiness>(*core_, health_, limits::kNoVerifierWait);
     AddGauges();
     return absl::OkStatus();
   }
@@ -113,7 +114,7 @@ class Gateway {
     const bool was_ready = health_.ready();
     log_.Info("stopping", {{"streams", http_server_->open_streams() + service_->open_streams()}});
     stopping_ = true;
-    readiness_.reset();
+    readiness_.Stop();
     health_.SetReady(false);
     if (was_ready) absl::SleepFor(options_.drain_delay);  // balancers see it and go elsewhere
     core_->BeginDrain();  // the doors stay open: who comes now is told to go elsewhere
@@ -149,12 +150,12 @@ class Gateway {
   telemetry::Metrics metrics_;
   GatewayTelemetry telemetry_;
   telemetry::Health health_;
+  Readiness readiness_;
   std::atomic<bool> stopping_{false};
   std::unique_ptr<Core> core_;
   std::unique_ptr<GenerationService> service_;
   std::unique_ptr<http::HttpServer> http_server_;
   std::unique_ptr<rpc::RpcServer> grpc_server_;
-  std::unique_ptr<Readiness> readiness_;
   std::unique_ptr<telemetry::MetricsServer> metrics_server_;
 };
 

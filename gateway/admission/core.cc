@@ -133,11 +133,12 @@ Core::~Core() {
 }
 
 void Core::Publish() {
-  any_ready_ = batcher_->any_ready();
+  const bool any_ready = batcher_->any_ready();
+  if (any_ready_.exchange(any_ready) != any_ready) options_.on_verifiers_ready(any_ready);
   if (const int32_t longest = batcher_->max_model_len(); longest > 0) {
     max_model_len_ = std::min(longest, text_.max_position);
   }
-  std::string fingerprint = batcher_->any_ready() ? SystemFingerprint(batcher_->identity()) : std::string();
+  std::string fingerprint = any_ready ? SystemFingerprint(batcher_->identity()) : std::string();
   const std::lock_guard lock(mu_);
   num_requests_ = batcher_->num_requests();
   system_fingerprint_ = std::move(fingerprint);

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -39,6 +40,8 @@ struct CoreOptions {
   absl::Duration lost_verifier_wait = limits::kLostVerifierWait;
   absl::Duration no_verifier_wait = limits::kNoVerifierWait;
   absl::Duration report_timeout = absl::Seconds(60);
+  // Told on the batcher's thread when the first verifier becomes ready and when the last one stops being so.
+  std::function<void(bool any)> on_verifiers_ready = [](bool) {};
 };
 
 // Thread-safe, but for destruction. Destroying it ends what still runs with `draining`; Generations may
@@ -64,8 +67,9 @@ class Core : public Generator {
   // Whether all requests have ended within the time (of the system's clock).
   bool WaitIdle(absl::Duration timeout);
 
-  // Lets timers look at the clock: for tests that have advanced a fake one.
-  void Wake() { loop_->Wake(); }
+  // Lets timers look at the clock, and returns when everything due has been done: for tests that have
+  // advanced a fake one.
+  void Settle() { loop_->Settle(); }
 
  private:
   class Ear;  // hears one link

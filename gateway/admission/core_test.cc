@@ -1,7 +1,8 @@
 #include "gateway/admission/core.h"
 
-#include <atomic>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string>
 #include <thread>
@@ -40,48 +41,79 @@ class LentLink : public VerifierLink {
   FakeVerifier& verifier_;
 };
 
+// How many verifiers are ready, to be waited for.
+class ReadyObserver : public Observer {
+ public:
+  void OnLoad(const Load& load) override {
+    const std::lock_guard lock(mu_);
+    num_ready_ = load.verifiers[static_cast<int>(VerifierState::kReady)];
+    changed_.notify_all();
+  }
+  bool AwaitReady(size_t count) {
+    std::unique_lock lock(mu_);
+    return changed_.wait_for(lock, std::chrono::seconds(30),
+                             [&] { return static_cast<size_t>(num_ready_) == count; });
+  }
+
+ private:
+  std::mutex mu_;
+  std::condition_variable changed_;
+  int num_ready_ = 0;
+};
+
 class CoreTest : public ::testing::Test {
  protected:
   ~CoreTest() override { StopVerifiers(); }
 
-  void Create(std::vector<FakeVerifierOptions> options, const Clock& clock = Clock::Real()) {
+  void Create(std::vector<FakeVerifierOptions> options, const Clock& clock = Clock::Real(),
+              CoreOptions core_options = {}) {
     std::vector<std::unique_ptr<VerifierLink>> links;
     for (const auto& o : options) {
       verifiers_.push_back(std::make_unique<FakeVerifier>(o));
       links.push_back(std::make_unique<LentLink>(*verifiers_.back()));
     }
-    CoreOptions core_options;
     core_options.model_id = "bytes";
     auto core = Core::Create(core_options, BytesModel(), std::move(links), clock, observer_);
     ASSERT_TRUE(core.ok()) << core.status();
     core_ = *std::move(core);
   }
-  // A thread per verifier that answers, steps, and dies when the gateway closes or the test says so.
-  void RunVerifiers() {
+  // A thread per verifier that does what there is to do. `lives`: after so many steps with sequences the
+  // first, second, ... stream dies; those after that live on.
+  void RunVerifiers(const std::vector<int>& lives = {}) {
     for (auto& verifier : verifiers_) {
-      threads_.emplace_back([this, v = verifier.get()] {
-        int greeted = 0;
-        while (!stop_) {
-          if (v->connected() && v->num_connects() > greeted) {
-            greeted = v->num_connects();
-            v->SayHello();
+      threads_.emplace_back([v = verifier.get(), lives] {
+        size_t life = 0;
+        int steps = 0;
+        while (true) {
+          switch (v->AwaitWork()) {
+            case FakeVerifier::Work::kStop:
+              return;
+            case FakeVerifier::Work::kSayHello:
+              steps = 0;
+              v->SayHello();
+              break;
+            case FakeVerifier::Work::kDie:
+              v->Die();
+              break;
+            case FakeVerifier::Work::kStep:
+              if (life < lives.size() && v->num_running() > 0 && ++steps > lives[life]) {
+                ++life;
+                v->Die();
+              } else {
+                v->Step();
+              }
+              break;
           }
-          if (v->closing() || kill_ == v) {
-            FakeVerifier* self = v;
-            kill_.compare_exchange_strong(self, nullptr);
-            v->Die();
-          }
-          v->Step();
-          std::this_thread::sleep_for(std::chrono::microseconds(200));  // the time of a step
         }
       });
     }
   }
   void StopVerifiers() {
-    stop_ = true;
+    for (auto& verifier : verifiers_) verifier->Stop();
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
   }
+  void AwaitReady() { ASSERT_TRUE(observer_.AwaitReady(verifiers_.size())); }
   static GenerationRequest Ask(const std::string& prompt, int max_tokens, uint64_t seed) {
     GenerationRequest request;
     request.model = "default";
@@ -91,19 +123,12 @@ class CoreTest : public ::testing::Test {
     request.seed = seed;
     return request;
   }
-  void AwaitReady() {
-    for (int i = 0; i < 20000 && !core_->ready(); ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    ASSERT_TRUE(core_->ready());
-  }
 
-  Observer observer_;
+  ReadyObserver observer_;
   FakeClock clock_;
   std::vector<std::unique_ptr<FakeVerifier>> verifiers_;
   std::unique_ptr<Core> core_;
   std::vector<std::thread> threads_;
-  std::atomic<bool> stop_{false};
-  std::atomic<FakeVerifier*> kill_{nullptr};
 };
 
 TEST_F(CoreTest, ARequestGoesThrough) {
@@ -150,7 +175,7 @@ TEST_F(CoreTest, ManyClientsPreemptionsAndDyingVerifiersGiveEachItsOwnText) {
   small.total_blocks = 40;
   small.burst = 2;
   Create({small, small});
-  RunVerifiers();
+  RunVerifiers(/*lives=*/{3, 7, 12});
   AwaitReady();
   constexpr int kClients = 24;
   std::vector<std::unique_ptr<RecordingSink>> sinks;
@@ -163,10 +188,6 @@ TEST_F(CoreTest, ManyClientsPreemptionsAndDyingVerifiersGiveEachItsOwnText) {
     ASSERT_TRUE(generation.ok()) << generation.status();
     generations.push_back(*std::move(generation));
   }
-  for (int k = 0; k < 6; ++k) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(15));
-    kill_ = verifiers_[k % 2].get();
-  }
   for (int i = 0; i < kClients; ++i) {
     ASSERT_TRUE(sinks[i]->WaitForEnd(absl::Seconds(60))) << i;
     ASSERT_TRUE(sinks[i]->finished()) << *sinks[i]->end();
@@ -176,7 +197,7 @@ TEST_F(CoreTest, ManyClientsPreemptionsAndDyingVerifiersGiveEachItsOwnText) {
                 ExpectedText(std::string(1 + i % 7, static_cast<char>('a' + i)), i + choice, 60));
     }
   }
-  EXPECT_GT(verifiers_[0]->num_connects() + verifiers_[1]->num_connects(), 2);
+  for (const auto& verifier : verifiers_) EXPECT_GE(verifier->num_connects(), 2);
 }
 
 TEST_F(CoreTest, ClientsThatLeaveAtAnyMomentAreForgotten) {
@@ -191,7 +212,9 @@ TEST_F(CoreTest, ClientsThatLeaveAtAnyMomentAreForgotten) {
         RecordingSink sink;
         auto generation = core_->Start(Ask("leave", 200, i), sink);
         if (!generation.ok()) continue;  // the queue may be full for a moment
-        if (random() % 2 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+        if (random() % 2 == 0) {
+          EXPECT_TRUE(sink.WaitForTokens(static_cast<int>(random() % 200), absl::Seconds(30)));
+        }
         generation->reset();
         const std::string text = sink.text();  // nothing comes any more
         std::this_thread::yield();
@@ -202,16 +225,15 @@ TEST_F(CoreTest, ClientsThatLeaveAtAnyMomentAreForgotten) {
   }
   for (std::thread& client : clients) client.join();
   EXPECT_TRUE(core_->WaitIdle(absl::Seconds(30)));
-  for (int i = 0; i < 5000 && verifiers_[0]->num_known() > 0; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  EXPECT_EQ(verifiers_[0]->num_known(), 0u);
+  EXPECT_TRUE(verifiers_[0]->AwaitNoneKnown(absl::Seconds(30)));
 }
 
 TEST_F(CoreTest, DrainRefusesNewRequestsAndLetsRunningOnesFinish) {
   Create({{}});
   RunVerifiers();
   AwaitReady();
+  core_->Settle();
+  EXPECT_TRUE(core_->ready());
   RecordingSink running, late;
   const auto generation = core_->Start(Ask("run", 100, 1), running);
   ASSERT_TRUE(generation.ok());
@@ -249,15 +271,68 @@ TEST_F(CoreTest, TimersFollowTheInjectedClock) {
   RecordingSink never;
   EXPECT_EQ(ReasonOf(core_->Start(request, never).status()), ErrorReason::kDeadline);
   clock_.Advance(absl::Seconds(2));
-  core_->Wake();
+  core_->Settle();
   ASSERT_TRUE(early.WaitForEnd(absl::Seconds(30)));
   EXPECT_EQ(ReasonOf(*early.end()), ErrorReason::kDeadline);
   EXPECT_FALSE(sink.end().has_value());
   clock_.Advance(
       absl::Seconds(3));  // its wait began when the batcher first saw it, at most 2 s after it came
-  core_->Wake();
+  core_->Settle();
   ASSERT_TRUE(sink.WaitForEnd(absl::Seconds(30)));
   EXPECT_EQ(ReasonOf(*sink.end()), ErrorReason::kStarting);
+}
+
+TEST_F(CoreTest, TellsWhenTheFirstVerifierIsReadyAndWhenTheLastOneIsNot) {
+  std::vector<bool> told;  // the loop's thread, which sleeps while the test looks
+  CoreOptions options;
+  options.on_verifiers_ready = [&](bool any) { told.push_back(any); };
+  Create({{}, {}}, clock_, options);
+  core_->Settle();
+  EXPECT_THAT(told, ElementsAre());
+  EXPECT_FALSE(core_->ready());
+  for (auto& verifier : verifiers_) verifier->SayHello();
+  core_->Settle();
+  EXPECT_THAT(told, ElementsAre(true));
+  EXPECT_TRUE(core_->ready());
+  verifiers_[0]->Die();
+  core_->Settle();
+  EXPECT_THAT(told, ElementsAre(true));
+  verifiers_[1]->Die();
+  core_->Settle();
+  EXPECT_THAT(told, ElementsAre(true, false));
+  EXPECT_FALSE(core_->ready());
+}
+
+TEST_F(CoreTest, ARequestThatWouldWaitMoreThanTenSecondsIsRefused) {
+  FakeVerifierOptions one;
+  one.max_sequences = 1;
+  Create({one}, clock_);
+  core_->Settle();
+  verifiers_[0]->SayHello();
+  std::vector<std::unique_ptr<RecordingSink>> sinks;
+  std::vector<std::unique_ptr<Generation>> generations;
+  const auto start = [&] {
+    sinks.push_back(std::make_unique<RecordingSink>());
+    auto generation = core_->Start(Ask("x", 1, 1), *sinks.back());
+    if (generation.ok()) generations.push_back(*std::move(generation));
+    return generation.status();
+  };
+  for (int i = 0; i < QueuePace::kMinFreed + 7; ++i) ASSERT_TRUE(start().ok()) << i;
+  core_->Settle();
+  for (int i = 0; i < QueuePace::kMinFreed; ++i) {
+    clock_.Advance(absl::Seconds(2));
+    verifiers_[0]->Step();
+    core_->Settle();
+    EXPECT_TRUE(sinks[i]->finished());
+  }
+  // One runs, six wait, each for two seconds.
+  const absl::Status refused = start();
+  EXPECT_EQ(ReasonOf(refused), ErrorReason::kQueueFull);
+  EXPECT_EQ(RetryAfterOf(refused), absl::Seconds(12));
+  clock_.Advance(absl::Seconds(2));
+  verifiers_[0]->Step();
+  core_->Settle();
+  EXPECT_TRUE(start().ok());  // five wait
 }
 
 TEST_F(CoreTest, AFullQueueIsRefusedAtTheDoor) {

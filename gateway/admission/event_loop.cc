@@ -15,6 +15,7 @@ void EventLoop::Stop() {
     const std::lock_guard lock(mu_);
     stop_ = true;
     wake_.notify_one();
+    settled_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -24,6 +25,12 @@ void EventLoop::Post(absl::AnyInvocable<void()> event) {
   if (stop_) return;
   events_.push_back(std::move(event));
   if (events_.size() == 1) wake_.notify_one();
+}
+
+void EventLoop::Settle() {
+  Wake();
+  std::unique_lock lock(mu_);
+  settled_.wait(lock, [this] { return stop_ || (asleep_ && events_.empty()); });
 }
 
 void EventLoop::Run() {
@@ -36,12 +43,15 @@ void EventLoop::Run() {
       while (events_.empty() && !stop_) {
         const absl::Duration wait = next_wake - clock_.Now();
         if (wait <= absl::ZeroDuration()) break;
+        asleep_ = true;
+        settled_.notify_all();
         if (wait == absl::InfiniteDuration()) {
           wake_.wait(lock);
         } else {
           wake_.wait_for(lock, absl::ToChronoNanoseconds(std::min(wait, absl::Hours(1))));
         }
       }
+      asleep_ = false;
       batch.swap(events_);
       last = stop_;
     }

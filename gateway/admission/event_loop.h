@@ -40,6 +40,8 @@ class EventLoop {
   void Wake() {
     Post([] {});
   }
+  // The same, and returns once the loop has done all there was to do and sleeps, or has stopped.
+  void Settle();
 
  private:
   void Run();
@@ -49,9 +51,10 @@ class EventLoop {
   std::thread thread_;
   // std::mutex, since the thread sanitizer does not see into the distribution's build of absl::Mutex.
   std::mutex mu_;
-  std::condition_variable wake_;
+  std::condition_variable wake_, settled_;
   std::vector<absl::AnyInvocable<void()>> events_;  // guarded by mu_
   bool stop_ = false;                               // guarded by mu_
+  bool asleep_ = false;                             // guarded by mu_
 };
 
 }  // namespace tandem::gateway

@@ -64,6 +64,8 @@ class RecordingSink : public EventSink {
     if (!started_ || ended_ || choice.finished) ++disorder_;
     if (delta.first_index != static_cast<int32_t>(choice.ids.size())) ++disorder_;  // gap or repeat
     for (const DeltaToken& token : delta.tokens) choice.ids.push_back(token.id);
+    num_tokens_ += static_cast<int>(delta.tokens.size());
+    changed_.notify_all();
     choice.tokens.insert(choice.tokens.end(), delta.tokens.begin(), delta.tokens.end());
     choice.text += delta.text;
   }
@@ -99,7 +101,13 @@ class RecordingSink : public EventSink {
   // Whether the end came within the time.
   bool WaitForEnd(absl::Duration timeout) const {
     std::unique_lock lock(mu_);
-    return ended_cv_.wait_for(lock, absl::ToChronoNanoseconds(timeout), [&] { return ended_.has_value(); });
+    return changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout), [&] { return ended_.has_value(); });
+  }
+  // Whether so many tokens, of all choices together, or the end came within the time.
+  bool WaitForTokens(int count, absl::Duration timeout) const {
+    std::unique_lock lock(mu_);
+    return changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout),
+                             [&] { return num_tokens_ >= count || ended_.has_value(); });
   }
 
  private:
@@ -107,14 +115,15 @@ class RecordingSink : public EventSink {
     const std::lock_guard lock(mu_);
     if (ended_) ++disorder_;
     ended_ = status;
-    ended_cv_.notify_all();
+    changed_.notify_all();
   }
 
   mutable std::mutex mu_;
   std::optional<Started> started_;
   std::map<int, Choice> choices_;
   std::optional<absl::Status> ended_;
-  mutable std::condition_variable ended_cv_;
+  mutable std::condition_variable changed_;
+  int num_tokens_ = 0;
   int disorder_ = 0;
 };
 

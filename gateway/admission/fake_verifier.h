@@ -2,11 +2,13 @@
 // so far, prompt length, seed), so that any way of serving a sequence must give the same text.
 //
 // KV memory is counted in blocks: admissions without room, and the newest sequence when blocks run short, are
-// preempted. The test says when it answers, steps, lies or dies. Thread-safe; listeners are called without
-// the lock.
+// preempted. The test says when it answers, steps, lies or dies; on a thread of its own (AwaitWork) it steps
+// once for each plan, as a verifier does that waits for the gateway. Thread-safe; listeners are called
+// without the lock.
 #pragma once
 
 #include <algorithm>
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -59,6 +61,8 @@ class FakeVerifier : public VerifierLink {
     plan_number_ = report_number_ = 0;
     sequences_.clear();
     closing_.reset();
+    greeted_ = report_due_ = false;
+    changed_.notify_all();
   }
   uint64_t SendPlan(Plan plan) override {
     const std::lock_guard lock(mu_);
@@ -83,11 +87,14 @@ class FakeVerifier : public VerifierLink {
       running.order = ++order_;
       sequences_[running.admission.id] = std::move(running);
     }
+    report_due_ = true;
+    changed_.notify_all();
     return ++plan_number_;
   }
   void Close(const absl::Status& why) override {
     const std::lock_guard lock(mu_);
     closing_ = why;
+    changed_.notify_all();
   }
   const std::string& name() const override { return name_; }
 
@@ -108,6 +115,10 @@ class FakeVerifier : public VerifierLink {
   }
   void SayHello() { SayHello(MakeHello()); }
   void SayHello(VerifierHello hello) {
+    {
+      const std::lock_guard lock(mu_);
+      greeted_ = report_due_ = true;
+    }
     if (Listener* listener = Peer()) listener->OnHello(std::move(hello));
   }
   // One step: every sequence that fits gets up to `burst` tokens; then the report. `edit` may falsify it.
@@ -132,6 +143,27 @@ class FakeVerifier : public VerifierLink {
       closing_.reset();
     }
     if (listener != nullptr) listener->OnClosed(std::move(why));
+  }
+
+  // --- On a thread of its own
+  // ----------------------------------------------------------------------------------
+  enum class Work { kSayHello, kStep, kDie, kStop };
+  // Blocks until there is something to do, and says what.
+  Work AwaitWork() {
+    std::unique_lock lock(mu_);
+    while (true) {
+      if (stopped_) return Work::kStop;
+      if (closing_) return Work::kDie;
+      if (listener_ != nullptr && !greeted_) return Work::kSayHello;
+      if (listener_ != nullptr && report_due_) return Work::kStep;
+      changed_.wait(lock);
+    }
+  }
+  // AwaitWork returns kStop from now on.
+  void Stop() {
+    const std::lock_guard lock(mu_);
+    stopped_ = true;
+    changed_.notify_all();
   }
 
   // --- What the test sees
@@ -173,6 +205,11 @@ class FakeVerifier : public VerifierLink {
   size_t num_known() const {
     const std::lock_guard lock(mu_);
     return sequences_.size();
+  }
+  // Whether, within the time, all of them were acknowledged.
+  bool AwaitNoneKnown(absl::Duration timeout) const {
+    std::unique_lock lock(mu_);
+    return changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout), [&] { return sequences_.empty(); });
   }
   int num_running() const {
     const std::lock_guard lock(mu_);
@@ -250,6 +287,7 @@ class FakeVerifier : public VerifierLink {
       (*newest)->end = SequenceEnd::kPreempted;
       ++num_preemptions_;
     }
+    report_due_ = false;
     Report report;
     report.number = ++report_number_;
     report.plan_number = plan_number_;
@@ -284,7 +322,11 @@ class FakeVerifier : public VerifierLink {
   const Options options_;
   const std::string name_ = "fake";
   mutable std::mutex mu_;
+  mutable std::condition_variable changed_;
   Listener* listener_ = nullptr;
+  bool greeted_ = false;     // since the last Connect
+  bool report_due_ = false;  // something came that no report has answered
+  bool stopped_ = false;
   std::optional<absl::Status> closing_;
   GatewayHello hello_;
   std::map<uint64_t, Running> sequences_;

@@ -1,35 +1,26 @@
 #include "gateway/telemetry/readiness.h"
 
-#include "absl/time/clock.h"
+#include <utility>
 
 namespace tandem::gateway {
-namespace {
 
-constexpr absl::Duration kPeriod = absl::Milliseconds(50);
-
-}  // namespace
-
-Readiness::Readiness(const Generator& generator, telemetry::Health& health, absl::Duration grace)
-    : generator_(generator), health_(health), grace_(grace), thread_([this] { Loop(); }) {}
-
-Readiness::~Readiness() {
-  {
-    absl::MutexLock lock(&mu_);
-    stop_ = true;
-  }
-  thread_.join();
+Readiness::Readiness(std::function<void(bool)> publish, absl::Duration grace, const Clock& clock)
+    : publish_(std::move(publish)), grace_(grace), clock_(clock), loop_(clock) {
+  loop_.Start([this] { return Follow(); });
 }
 
-void Readiness::Loop() {
-  absl::Time last_ready = absl::InfinitePast();
-  bool told = false;
-  absl::MutexLock lock(&mu_);
-  while (!mu_.AwaitWithTimeout(absl::Condition(&stop_), kPeriod)) {
-    const absl::Time now = absl::Now();
-    if (generator_.ready()) last_ready = now;
-    const bool ready = now - last_ready < grace_;
-    if (ready != told) health_.SetReady(told = ready);
-  }
+void Readiness::SetVerifiersReady(bool any) {
+  loop_.Post([this, any, now = clock_.Now()] {
+    if (any_ready_ && !any) grace_ends_ = now + grace_;
+    any_ready_ = any;
+  });
+}
+
+// Returns when it wants to look again.
+absl::Duration Readiness::Follow() {
+  const bool ready = any_ready_ || clock_.Now() < grace_ends_;
+  if (ready != published_) publish_(published_ = ready);
+  return ready && !any_ready_ ? grace_ends_ : absl::InfiniteDuration();
 }
 
 }  // namespace tandem::gateway

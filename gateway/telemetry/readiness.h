@@ -1,34 +1,49 @@
-// Keeps the health service's readiness in step with the verifiers: ready at once with the first, not ready
-// once there has been none for `grace` (a restart of the only verifier in between is not worth taking the
-// gateway out of service).
+// Keeps the process's readiness in step with the verifiers: ready at once with the first, not ready once
+// there has been none for `grace` (a restart of the only verifier in between is not worth taking the gateway
+// out of service).
+//
+//   Readiness readiness([&](bool ready) { health.SetReady(ready); }, limits::kNoVerifierWait, Clock::Real());
+//   core_options.on_verifiers_ready = [&](bool any) { readiness.SetVerifiersReady(any); };
+//   ...
+//   readiness.Stop();  health.SetReady(false);   // the end: nothing is published behind it
+//
+// Thread-safe, but for destruction. Sleeps until told something or the grace is over.
 #pragma once
 
-#include <thread>
+#include <functional>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "common/telemetry/health.h"
-#include "gateway/admission/generator.h"
+#include "common/base/clock.h"
+#include "gateway/admission/event_loop.h"
 
 namespace tandem::gateway {
 
 class Readiness {
  public:
-  // Looks every 50 ms from a thread of its own. Borrows both.
-  Readiness(const Generator& generator, telemetry::Health& health, absl::Duration grace);
-  ~Readiness();
+  // `publish` is called on a thread of its own, whenever readiness changes; it starts as not ready. Borrows
+  // the clock.
+  Readiness(std::function<void(bool)> publish, absl::Duration grace, const Clock& clock);
+  ~Readiness() { Stop(); }
   Readiness(const Readiness&) = delete;
 
- private:
-  void Loop();
+  void SetVerifiersReady(bool any);
+  // After it has returned nothing is published any more. Idempotent.
+  void Stop() { loop_.Stop(); }
 
-  const Generator& generator_;
-  telemetry::Health& health_;
+  // Lets it look at the clock, and returns when it has followed: for tests that have advanced a fake one.
+  void Settle() { loop_.Settle(); }
+
+ private:
+  absl::Duration Follow();
+
+  const std::function<void(bool)> publish_;
   const absl::Duration grace_;
-  absl::Mutex mu_;
-  bool stop_ ABSL_GUARDED_BY(mu_) = false;
-  std::thread thread_;
+  const Clock& clock_;
+  // The loop's thread only.
+  bool any_ready_ = false;
+  bool published_ = false;
+  absl::Duration grace_ends_ = -absl::InfiniteDuration();  // while none is ready
+  EventLoop loop_;                                         // last: its thread uses the others
 };
 
 }  // namespace tandem::gateway
