@@ -61,20 +61,24 @@ absl::StatusOr<std::vector<float>> ProcessedDistribution(std::span<const float> 
   return probs;
 }
 
-int32_t ArgmaxWithNoise(std::span<const float> probs, uint64_t seed, uint64_t index, uint32_t tag) {
-  float best_score = -std::numeric_limits<float>::infinity();
-  int32_t best = -1;
-  for (size_t v = 0; v < probs.size(); ++v) {
-    if (!(probs[v] > 0)) continue;
-    const float log_p = static_cast<float>(ExactLog(static_cast<double>(probs[v])));
-    const float score = log_p + Gumbel(seed, index, tag, static_cast<uint32_t>(v));
-    if (score > best_score) {
-      best_score = score;
-      best = static_cast<int32_t>(v);
-    }
+int32_t ArgmaxWithNoise(std::span<const Candidate> probs, uint64_t seed, uint64_t index, uint32_t tag) {
+  Candidate best = {-std::numeric_limits<float>::infinity(), -1};
+  for (const auto& [p, id] : probs) {
+    if (!(p > 0)) continue;
+    const float log_p = static_cast<float>(ExactLog(static_cast<double>(p)));
+    const Candidate scored = {log_p + Gumbel(seed, index, tag, static_cast<uint32_t>(id)), id};
+    if (Before(scored, best)) best = scored;
   }
-  TANDEM_CHECK(best >= 0);  // a distribution has a token with p > 0
-  return best;
+  TANDEM_CHECK(best.second >= 0);  // a distribution has a token with p > 0
+  return best.second;
+}
+
+int32_t ArgmaxWithNoise(std::span<const float> probs, uint64_t seed, uint64_t index, uint32_t tag) {
+  std::vector<Candidate> possible;
+  for (size_t v = 0; v < probs.size(); ++v) {
+    if (probs[v] > 0) possible.emplace_back(probs[v], static_cast<int32_t>(v));
+  }
+  return ArgmaxWithNoise(std::span<const Candidate>(possible), seed, index, tag);
 }
 
 }  // namespace tandem::sampling

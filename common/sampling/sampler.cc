@@ -88,6 +88,15 @@ int32_t ChooseFromCandidates(std::span<const Candidate> candidates, float max, f
 
 }  // namespace
 
+int32_t ChooseCoupled(std::span<const Candidate> candidates, float temperature, uint64_t seed,
+                      uint64_t index) {
+  float max = -std::numeric_limits<float>::infinity();
+  for (const Candidate& c : candidates) max = c.first > max ? c.first : max;
+  const int32_t choice = ChooseFromCandidates(candidates, max, temperature, seed, index);
+  TANDEM_CHECK(choice >= 0);
+  return choice;
+}
+
 absl::StatusOr<int32_t> SampleCoupled(std::span<const float> logits, const Position& position,
                                       Scratch& scratch) {
   const SamplingParams& params = *position.params;

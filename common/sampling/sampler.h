@@ -82,6 +82,12 @@ inline constexpr int64_t kMaxVocabulary = int64_t{1} << 21;
 absl::StatusOr<int32_t> SampleCoupled(std::span<const float> logits, const Position& position,
                                       Scratch& scratch);
 
+// The coupled choice among a few (logit, token id) pairs: argmax((z - max z) / T + g(seed, index, id)), equal
+// scores: lowest id; T > 0. Among all tokens of a row it is SampleCoupled's choice without filters. Logits
+// that are NaN never win; at least one must not be, and none may be +inf.
+int32_t ChooseCoupled(std::span<const std::pair<float, int32_t>> candidates, float temperature, uint64_t seed,
+                      uint64_t index);
+
 // The processed distribution after all steps, [V]; the reference that SampleCoupled is tested against:
 // everything in f64, a full sort. Same errors. Survivors whose probability underflows f32 are 0.
 absl::StatusOr<std::vector<float>> ProcessedDistribution(std::span<const float> logits,
@@ -90,6 +96,9 @@ absl::StatusOr<std::vector<float>> ProcessedDistribution(std::span<const float> 
 // argmax_v (log p_v + g(seed, index, v)) in the given stream tag; tokens with p = 0 never win, ties: lowest
 // id.
 int32_t ArgmaxWithNoise(std::span<const float> probs, uint64_t seed, uint64_t index, uint32_t tag);
+// The same over (probability, token id) pairs; all other tokens have p = 0.
+int32_t ArgmaxWithNoise(std::span<const std::pair<float, int32_t>> probs, uint64_t seed, uint64_t index,
+                        uint32_t tag);
 
 // log-softmax of the raw logits (before temperature, penalties and filters): the chosen token's and the
 // `num_top` largest (fewer if V is smaller), descending, ties by lower id. Summed in f64 in a fixed order;

@@ -235,6 +235,42 @@ TEST(SampleCoupled, BreaksTiesByTheLowestId) {
   for (uint64_t i = 0; i < 100; ++i) EXPECT_LT(*Sample({1, 1, 1, 1}, top_k, i), 2);
 }
 
+TEST(ChooseCoupled, AmongAllTokensIsSampleCoupledsChoice) {
+  std::mt19937_64 rng(5);
+  for (const Kind kind :
+       {Kind::kNormal, Kind::kPeaked, Kind::kFlat, Kind::kTies, Kind::kMostlyMinusInfinity}) {
+    for (uint64_t index = 0; index < 200; ++index) {
+      const std::vector<float> row = MakeRow(kind, 1 + rng() % 90, rng);
+      const SamplingParams params = {.temperature = index % 2 == 0 ? 1.0f : 0.3f, .seed = rng()};
+      std::vector<std::pair<float, int32_t>> all;
+      for (size_t v = 0; v < row.size(); ++v) all.emplace_back(row[v], static_cast<int32_t>(v));
+      std::shuffle(all.begin(), all.end(), rng);
+      const auto expected = Sample(row, params, index);
+      ASSERT_TRUE(expected.ok()) << expected.status();
+      ASSERT_EQ(ChooseCoupled(all, params.temperature, params.seed, index), *expected);
+    }
+  }
+}
+
+TEST(ChooseCoupled, ANaNNeverWins) {
+  const std::vector<std::pair<float, int32_t>> candidates = {{std::nanf(""), 3}, {-4.0f, 9}};
+  for (uint64_t seed = 0; seed < 50; ++seed) EXPECT_EQ(ChooseCoupled(candidates, 1.0f, seed, 0), 9);
+}
+
+TEST(ArgmaxWithNoise, AFewPairsAreADistributionOfZerosElsewhere) {
+  std::mt19937_64 rng(6);
+  for (uint64_t index = 0; index < 500; ++index) {
+    std::vector<float> probs(60, 0.0f);
+    std::vector<std::pair<float, int32_t>> pairs;
+    for (const int32_t id : {41, 3, 17, 55}) {
+      probs[id] = 0.25f;
+      pairs.emplace_back(0.25f, id);
+    }
+    pairs.emplace_back(0.0f, 5);
+    ASSERT_EQ(ArgmaxWithNoise(pairs, 8, index, 7), ArgmaxWithNoise(probs, 8, index, 7));
+  }
+}
+
 TEST(TokenCounts, RemoveOutputUndoesAddOutput) {
   TokenCounts counts;
   counts.AddPrompt(1);
