@@ -50,8 +50,8 @@ absl::StatusOr<ProcessFlag> ParseProcessFlag(const std::string& text) {
     return InvalidArgument("--set must be PROCESS.FLAG=VALUE, got {}", text);
   }
   ProcessFlag flag{text.substr(0, dot), text.substr(dot + 1, equals - dot - 1), text.substr(equals + 1)};
-  if (flag.process != "verifier" && flag.process != "gateway") {
-    return InvalidArgument("--set: process must be verifier or gateway, got {}", flag.process);
+  if (flag.process != "drafter" && flag.process != "verifier" && flag.process != "gateway") {
+    return InvalidArgument("--set: process must be drafter, verifier or gateway, got {}", flag.process);
   }
   return flag;
 }
@@ -100,31 +100,42 @@ absl::Status Supervisor::Launch(Process& process) {
   return absl::OkStatus();
 }
 
-absl::Status Supervisor::Start(int wake_fd) {
+absl::StatusOr<Supervisor::Process*> Supervisor::Add(const std::string& name,
+                                                     std::vector<std::string> arguments,
+                                                     std::map<std::string, Address> listen,
+                                                     std::map<std::string, std::string> listen_flags) {
   ASSIGN_OR_RETURN(const std::string bin, ProgramDirectory());
-  auto verifier = std::make_unique<Process>();
-  verifier->name = "verifier";
-  verifier->command = {bin + "/tandem-verifier", "--model", options_.model};
-  verifier->listen = {{"grpc", Preferred(8011)}, {"metrics", Preferred(8012)}};
-  verifier->listen_flags = {{"grpc", "listen"}, {"metrics", "metrics"}};
-  processes_.push_back(std::move(verifier));
-  RETURN_IF_ERROR(Launch(*processes_[0]));
+  auto process = std::make_unique<Process>();
+  process->name = name;
+  process->command = {bin + "/tandem-" + name};
+  process->command.insert(process->command.end(), arguments.begin(), arguments.end());
+  process->listen = std::move(listen);
+  process->listen_flags = std::move(listen_flags);
+  processes_.push_back(std::move(process));
+  RETURN_IF_ERROR(Launch(*processes_.back()));
+  return processes_.back().get();
+}
 
-  auto gateway = std::make_unique<Process>();
-  gateway->name = "gateway";
-  gateway->command = {bin + "/tandem-gateway",
-                      "--verifier",
-                      processes_[0]->listen.at("grpc").ToString(),
-                      "--model",
-                      options_.model,
-                      "--served-model-name",
-                      options_.model_name};
-  gateway->listen = {{"http", options_.http}, {"grpc", options_.grpc}, {"metrics", Preferred(8002)}};
-  gateway->listen_flags = {{"http", "http"}, {"grpc", "grpc"}, {"metrics", "metrics"}};
-  processes_.push_back(std::move(gateway));
-  RETURN_IF_ERROR(Launch(*processes_[1]));
-  http_ = processes_[1]->listen.at("http");
-  grpc_ = processes_[1]->listen.at("grpc");
+absl::Status Supervisor::Start(int wake_fd) {
+  std::vector<std::string> verifier_arguments = {"--model", options_.model};
+  if (!options_.drafter.empty()) {
+    ASSIGN_OR_RETURN(Process* const drafter,
+                     Add("drafter", {"--model", options_.drafter, "--target", options_.model},
+                         {{"grpc", Preferred(8021)}, {"metrics", Preferred(8022)}},
+                         {{"grpc", "listen"}, {"metrics", "metrics"}}));
+    verifier_arguments.insert(verifier_arguments.end(), {"--drafter", drafter->listen.at("grpc").ToString()});
+  }
+  ASSIGN_OR_RETURN(Process* const verifier, Add("verifier", std::move(verifier_arguments),
+                                                {{"grpc", Preferred(8011)}, {"metrics", Preferred(8012)}},
+                                                {{"grpc", "listen"}, {"metrics", "metrics"}}));
+  ASSIGN_OR_RETURN(Process* const gateway,
+                   Add("gateway",
+                       {"--verifier", verifier->listen.at("grpc").ToString(), "--model", options_.model,
+                        "--served-model-name", options_.model_name},
+                       {{"http", options_.http}, {"grpc", options_.grpc}, {"metrics", Preferred(8002)}},
+                       {{"http", "http"}, {"grpc", "grpc"}, {"metrics", "metrics"}}));
+  http_ = gateway->listen.at("http");
+  grpc_ = gateway->listen.at("grpc");
   return WaitUntilReady(wake_fd);
 }
 
@@ -190,7 +201,7 @@ void Supervisor::Run(int wake_fd) {
 
 void Supervisor::Stop(absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
-  // The gateway first: its running streams still need the verifier.
+  // The gateway first: its running streams still need the verifier, which is faster with its drafter.
   for (auto process = processes_.rbegin(); process != processes_.rend(); ++process) {
     std::optional<ChildProcess>& child = (*process)->child;
     if (!child) continue;

@@ -1,4 +1,4 @@
-// Keeps a verifier and a gateway running as children of this process.
+// Keeps a drafter, a verifier and a gateway running as children of this process.
 //
 // Not thread-safe; the thread that calls it must live as long as the children (the kernel signals them when
 // it ends).
@@ -34,6 +34,7 @@ class Supervisor {
   struct Options {
     std::string model;  // a path
     std::string model_name;
+    std::string drafter;  // what tandem-drafter takes as --model; empty = none
     Address http{"127.0.0.1", 8000, ""};
     Address grpc{"127.0.0.1", 8001, ""};
     std::vector<ProcessFlag> flags;
@@ -49,19 +50,23 @@ class Supervisor {
   // Restarts children that end, with back-off and at the same addresses, until wake_fd is readable.
   void Run(int wake_fd);
 
-  // Drains the gateway, then the verifier, with SIGTERM, and kills what has not ended in `timeout`.
-  // Idempotent.
+  // Drains the gateway, then the verifier, then the drafter, with SIGTERM, and kills what has not ended in
+  // `timeout`. Idempotent.
   void Stop(absl::Duration timeout);
 
   // Valid after Start.
   const Address& http() const { return http_; }
   const Address& grpc() const { return grpc_; }
-  // "gateway@HOST:PORT,verifier@HOST:PORT"
+  // "gateway@HOST:PORT,verifier@HOST:PORT", and ",drafter@HOST:PORT" if there is one
   std::string metrics() const;
 
  private:
   struct Process;
 
+  // `listen`: key of the "listening" line -> where; `listen_flags`: key -> the flag that says so.
+  absl::StatusOr<Process*> Add(const std::string& name, std::vector<std::string> arguments,
+                               std::map<std::string, Address> listen,
+                               std::map<std::string, std::string> listen_flags);
   absl::Status Launch(Process& process);
   absl::Status WaitUntilReady(int wake_fd);
 

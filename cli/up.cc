@@ -21,9 +21,9 @@ namespace {
 
 constexpr char kProgram[] = "tandem up";
 
-// Streams one answer to the terminal.
+// Streams one answer to the terminal; greedy, so that the sample is the same everywhere.
 absl::Status Ask(const Address& http, const std::string& question) {
-  ChatSession session(http, {});
+  ChatSession session(http, {.temperature = 0});
   std::cout << "> " << question << "\n" << std::flush;
   ASSIGN_OR_RETURN(const ChatSession::Answer answer, session.Ask(question, [](std::string_view text) {
     std::cout << text << std::flush;
@@ -38,25 +38,30 @@ absl::Status Ask(const Address& http, const std::string& question) {
 int UpMain(int argc, const char* const* argv) {
   TerminationWaiter::BlockSignals();
   Supervisor::Options options;
-  std::string model = kDefaultModel, ask;
+  std::string model = kDefaultModel, drafter = "auto", ask;
   std::vector<std::string> settings;
   absl::Duration stop_timeout = absl::Seconds(45);
   OptionParser parser(
-      kProgram, "Starts verifier and gateway, restarts what dies, and stops both on Ctrl-C or SIGTERM.");
+      kProgram,
+      "Starts drafter, verifier and gateway, restarts what dies, and stops all on Ctrl-C or SIGTERM.");
   parser.AddString("model", &model, "a model file or directory, or a name that is pulled if missing");
+  parser.AddString("drafter", &drafter,
+                   "a drafter's name or path, ngram, random or none; auto: the model's own, if it has one");
   parser.AddAddress("http", &options.http, "where clients reach the OpenAI API; port 0: any free port");
   parser.AddAddress("grpc", &options.grpc, "where clients reach the gRPC API; port 0: any free port");
   parser.AddStringList("set", &settings,
-                       "PROCESS.FLAG=VALUE: a flag for verifier or gateway (see their --help)");
+                       "PROCESS.FLAG=VALUE: a flag for drafter, verifier or gateway (see their --help)");
   parser.AddDuration("stop-timeout", &stop_timeout, absl::Seconds(1), absl::Hours(1),
                      "how long running requests may take to end after Ctrl-C");
   parser.AddString("ask", &ask, "a question to answer on the terminal once ready");
   if (const auto code = parser.Parse(argc, argv)) return *code;
-  // Defaults of a single machine, which --set may replace: nobody polls readiness before routing, so draining need not
-  // wait for that; and a person reads stderr.
-  options.flags = {{"verifier", "drain-delay", "0s"},     {"gateway", "drain-delay", "0s"},
-                   {"verifier", "log-format", "text"},    {"gateway", "log-format", "text"},
-                   {"verifier", "log-level", "warning"}, {"gateway", "log-level", "warning"}};
+  // Defaults of a single machine, which --set may replace: nobody polls readiness before routing, so draining
+  // need not wait for that; and a person reads stderr.
+  options.flags = {{"verifier", "drain-delay", "0s"}, {"gateway", "drain-delay", "0s"}};
+  for (const char* process : {"drafter", "verifier", "gateway"}) {
+    options.flags.push_back({process, "log-format", "text"});
+    options.flags.push_back({process, "log-level", "warning"});
+  }
   for (const std::string& setting : settings) {
     const absl::StatusOr<ProcessFlag> flag = ParseProcessFlag(setting);
     if (!flag.ok()) {
@@ -73,6 +78,12 @@ int UpMain(int argc, const char* const* argv) {
   options.model = *path;
   options.model_name =
       FindNamedModel(model) != nullptr ? model : std::filesystem::path(*path).stem().string();
+  if (drafter == "auto") {
+    const NamedModel* const named = FindNamedModel(model);
+    options.drafter = named == nullptr ? "" : named->drafter;
+  } else if (drafter != "none") {
+    options.drafter = drafter;
+  }
   if (parser.check_config()) return 0;
 
   const int wake_fd = eventfd(0, EFD_CLOEXEC);

@@ -4,7 +4,7 @@ namespace tandem::verifier {
 
 using telemetry::RaiseTo;
 
-EngineMetrics::EngineMetrics(telemetry::Metrics& metrics)
+EngineMetrics::EngineMetrics(telemetry::Metrics& metrics, const EngineOptions& options)
     : step_seconds_(metrics.AddHistograms("step_seconds", "Time of a step by phase", "phase",
                                           {"plan", "forward", "sample", "deliver"},
                                           telemetry::StepBuckets())),
@@ -16,9 +16,6 @@ EngineMetrics::EngineMetrics(telemetry::Metrics& metrics)
                                                   "|predicted - real| / real time of a step",
                                                   telemetry::RelativeErrorBuckets())),
       busy_seconds_(metrics.AddCounter("verifier_busy_seconds_total", "Time spent in steps")),
-      proposed_(metrics.AddCounter("spec_proposed_tokens_total", "Draft tokens received")),
-      checked_(metrics.AddCounter("spec_draft_tokens_total", "Draft tokens checked by the model")),
-      accepted_(metrics.AddCounter("spec_accepted_tokens_total", "Draft tokens accepted")),
       // One series with those that the Run service drops.
       stale_(metrics.AddCounter("stale_messages_total", "Messages that came too late to matter",
                                 {{"stream", "run"}})),
@@ -39,7 +36,8 @@ EngineMetrics::EngineMetrics(telemetry::Metrics& metrics)
       sequences_running_(metrics.AddGauge("sequences_running", "Sequences in KV memory")),
       kv_blocks_(metrics.AddGauges("kv_blocks", "KV blocks by state; together all of the pool", "state",
                                    {"free", "cached", "used"})),
-      max_num_seqs_(metrics.AddGauge("max_num_seqs", "Limit of sequences in KV memory")) {
+      max_num_seqs_(metrics.AddGauge("max_num_seqs", "Limit of sequences in KV memory")),
+      speculation_(metrics, options) {
   metrics.OnScrape([this] { Refresh(); });
 }
 
@@ -55,12 +53,10 @@ void EngineMetrics::OnStep(const StepStats& step, const EngineStats& stats) {
     step_prediction_error_.Observe(step.prediction_error);
   }
   RaiseCounters(stats);
+  speculation_.OnStep(step, stats);
 }
 
 void EngineMetrics::RaiseCounters(const EngineStats& stats) {
-  RaiseTo(proposed_, static_cast<double>(stats.drafted));
-  RaiseTo(checked_, static_cast<double>(stats.checked));
-  RaiseTo(accepted_, static_cast<double>(stats.accepted));
   stale_.Increment(static_cast<double>(stats.stale_messages - stale_seen_));
   stale_seen_ = stats.stale_messages;
   RaiseTo(preemptions_, static_cast<double>(stats.preemptions));
@@ -86,6 +82,7 @@ void EngineMetrics::Refresh() {
   kv_blocks_["free"].Set(stats.blocks_free);
   kv_blocks_["cached"].Set(stats.blocks_cached);
   kv_blocks_["used"].Set(stats.blocks_total - stats.blocks_free - stats.blocks_cached);
+  speculation_.Refresh(stats);
 }
 
 }  // namespace tandem::verifier

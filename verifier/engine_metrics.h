@@ -1,6 +1,6 @@
 // What /metrics says about the engine.
 //
-//   EngineMetrics metrics(registry, max_num_seqs);
+//   EngineMetrics metrics(registry, engine_options);
 //   auto loop = StepLoop::Start(engine, clock, [&](const StepStats& s, const EngineStats& e) {
 //   metrics.OnStep(s, e); }); metrics.Follow(loop.get());     // and nullptr before the loop ends
 #pragma once
@@ -9,13 +9,15 @@
 #include "absl/synchronization/mutex.h"
 #include "common/telemetry/metrics.h"
 #include "verifier/engine/step_loop.h"
+#include "verifier/speculation_metrics.h"
 
 namespace tandem::verifier {
 
 // Thread-safe. Borrows the registry.
 class EngineMetrics {
  public:
-  explicit EngineMetrics(telemetry::Metrics& metrics);
+  // `options` as configured: which series there are.
+  EngineMetrics(telemetry::Metrics& metrics, const EngineOptions& options);
 
   void SetMaxSequences(int max_num_seqs) { max_num_seqs_.Set(max_num_seqs); }
   // On the loop's thread, after each step.
@@ -32,9 +34,6 @@ class EngineMetrics {
   prometheus::Histogram& step_sequences_;
   prometheus::Histogram& step_prediction_error_;
   prometheus::Counter& busy_seconds_;
-  prometheus::Counter& proposed_;
-  prometheus::Counter& checked_;
-  prometheus::Counter& accepted_;
   prometheus::Counter& stale_;
   int64_t stale_seen_ = 0;  // of the engine; the loop's thread only
   prometheus::Counter& preemptions_;
@@ -47,6 +46,7 @@ class EngineMetrics {
   prometheus::Gauge& sequences_running_;
   telemetry::Labelled<prometheus::Gauge> kv_blocks_;
   prometheus::Gauge& max_num_seqs_;
+  SpeculationMetrics speculation_;
 
   absl::Mutex mu_;
   const StepLoop* loop_ ABSL_GUARDED_BY(mu_) = nullptr;

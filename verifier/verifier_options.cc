@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "absl/strings/str_split.h"
 #include "common/base/status.h"
 #include "common/kernels/types.h"
 
@@ -42,11 +43,52 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
                     "Sequences in KV memory at once");
   parser.AddInteger("max-model-len", &options->max_model_len, 0, kMaxModelLen,
                     "Prompt and output together, tokens; 0: the model's context");
+  parser.AddAddressList("drafter", &options->drafters,
+                        "Drafters to ask for drafts; sequences are spread over them. None: no speculation");
+  parser.AddString(
+      "policy", &options->policy,
+      "How many drafts to check: off, fixed:K, threshold:C, or prefix (what pays at the present load)");
+  parser.AddChoice(
+      "acceptance", &options->acceptance, {"coupled", "rejection"},
+      "coupled: the text never depends on drafts; rejection: the classical rule, equal in law only");
+  parser.AddInteger("max-draft-tokens", &options->max_draft_tokens, 1, speculation::kMaxBlockSize,
+                    "Drafts checked per sequence and step at most");
+  parser.AddChoice("row-dtype", &options->row_dtype, {"bf16", "f32"},
+                   "Type of the hidden rows kept for drafters");
+  parser.AddChoice("row-transport", &options->row_transport, {"auto", "shm", "inline"},
+                   "How hidden rows travel; auto: shared memory to drafters on this machine");
+  parser.AddInteger("draft-top-m", &options->draft_top_m, 1, speculation::kMaxTopM,
+                    "With --acceptance=rejection: tokens of a draft's distribution that drafters send");
+  parser.AddString(
+      "synthetic-acceptance", &options->synthetic_acceptance,
+      "BENCHMARKS ONLY, the text becomes meaningless: probabilities P1,P2,.. with which the draft at "
+      "each position is accepted, whatever the model says");
+  parser.AddString("trace", &options->trace,
+                   "File to which every decision on drafts is written, for tandem replay");
   parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), absl::Minutes(10),
                      "After SIGTERM, how long to go on as before while not ready");
   parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), absl::Hours(1),
                      "After that, how long running sequences may take to end");
   telemetry::AddLogOptions(parser, &options->log);
+}
+
+// "0.8,0.75": each in 0..1, at most as many as a block has.
+absl::StatusOr<std::vector<double>> ParseSyntheticAcceptance(const std::string& text) {
+  std::vector<double> probabilities;
+  if (text.empty()) return probabilities;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    const absl::StatusOr<double> p = ParseNumber(std::string_view(part.data(), part.size()));
+    if (!p.ok() || *p < 0 || *p > 1) {
+      return InvalidArgument("--synthetic-acceptance must be probabilities separated by commas, got {}",
+                             text);
+    }
+    probabilities.push_back(*p);
+  }
+  if (probabilities.size() > speculation::kMaxBlockSize) {
+    return InvalidArgument("--synthetic-acceptance must have at most {} probabilities, got {}",
+                           speculation::kMaxBlockSize, probabilities.size());
+  }
+  return probabilities;
 }
 
 absl::Status CheckVerifierOptions(const VerifierOptions& options) {
@@ -57,6 +99,8 @@ absl::Status CheckVerifierOptions(const VerifierOptions& options) {
         "in each step; got {}",
         options.max_step_tokens, options.max_num_seqs);
   }
+  RETURN_IF_ERROR(ParseWindowPolicy(options.policy).status());
+  RETURN_IF_ERROR(ParseSyntheticAcceptance(options.synthetic_acceptance).status());
   return absl::OkStatus();
 }
 
@@ -83,6 +127,16 @@ EngineOptions ToEngineOptions(const VerifierOptions& options) {
   engine.max_step_tokens = options.max_step_tokens;
   engine.prefill_chunk = std::min(options.prefill_chunk, options.max_step_tokens);
   engine.prefix_cache = options.prefix_cache;
+  engine.max_draft_tokens = options.max_draft_tokens;
+  SpeculationOptions& speculation = engine.speculation;
+  speculation.num_drafters = static_cast<int>(options.drafters.size());
+  speculation.policy = *ParseWindowPolicy(options.policy);
+  speculation.acceptance = options.acceptance == "rejection" ? speculation::AcceptanceMode::kRejection
+                                                             : speculation::AcceptanceMode::kCoupled;
+  speculation.top_m = options.draft_top_m;
+  speculation.row_type =
+      options.row_dtype == "f32" ? speculation::RowType::kF32 : speculation::RowType::kBF16;
+  speculation.synthetic_acceptance = *ParseSyntheticAcceptance(options.synthetic_acceptance);
   return engine;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -30,6 +31,16 @@ struct VerifierOptions {
   int max_step_tokens = 512;
   int max_num_seqs = 64;
   int max_model_len = 0;  // 0 = the model's context
+
+  std::vector<Address> drafters;  // empty: no speculation
+  std::string policy = "prefix";
+  std::string acceptance = "coupled";
+  int max_draft_tokens = 7;
+  std::string row_dtype = "bf16";
+  std::string row_transport = "auto";
+  int draft_top_m = 64;
+  std::string synthetic_acceptance;  // probabilities by position, separated by commas
+  std::string trace;                 // file for decisions; empty: none
 
   absl::Duration drain_delay = absl::Seconds(5);
   absl::Duration drain_timeout = absl::Seconds(30);

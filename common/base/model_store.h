@@ -20,6 +20,7 @@ struct NamedModel {
   int64_t bytes;
   const char* package;  // the PyPI package whose wheel holds the file
   const char* description;
+  const char* drafter;  // the name of its default drafter; empty: none
 };
 
 inline constexpr const char* kDefaultModel = "smollm2-135m";

@@ -20,26 +20,32 @@ bool AcceptsDraft(float u, float p, float q) {
   return static_cast<double>(u) < std::min(1.0, ratio);
 }
 
+RejectionStep VerifyDraft(int32_t draft, std::span<const float> p, std::span<const float> q, uint64_t seed,
+                          uint64_t index, uint32_t round) {
+  TANDEM_CHECK(draft >= 0 && static_cast<size_t>(draft) < p.size() && p.size() == q.size());
+  const float u = Uniform(seed, index, TagOf(NoiseStream::kAcceptance, round), 0);
+  if (AcceptsDraft(u, p[draft], q[draft])) return {true, draft};
+  const std::vector<float> law = ResidualDistribution(p, q);
+  return {false, ArgmaxWithNoise(law, seed, index, TagOf(NoiseStream::kResidual, round))};
+}
+
+int32_t DrawBonus(std::span<const float> p, uint64_t seed, uint64_t index, uint32_t round) {
+  return ArgmaxWithNoise(p, seed, index, TagOf(NoiseStream::kResidual, round));
+}
+
 RejectionResult VerifyByRejection(std::span<const int32_t> drafts, std::span<const float> p,
                                   std::span<const float> q, int vocab_size, uint64_t seed, uint64_t start,
                                   uint32_t round) {
   TANDEM_CHECK(vocab_size > 0);
   const auto vocab = static_cast<size_t>(vocab_size);
   TANDEM_CHECK(p.size() == (drafts.size() + 1) * vocab && q.size() == drafts.size() * vocab);
-  const uint32_t acceptance = TagOf(NoiseStream::kAcceptance, round);
-  const uint32_t residual = TagOf(NoiseStream::kResidual, round);
   for (size_t i = 0; i < drafts.size(); ++i) {
-    TANDEM_CHECK(drafts[i] >= 0 && drafts[i] < vocab_size);
-    const auto x = static_cast<size_t>(drafts[i]);
-    const auto p_row = p.subspan(i * vocab, vocab);
-    const auto q_row = q.subspan(i * vocab, vocab);
-    const uint64_t index = start + i + 1;
-    if (AcceptsDraft(Uniform(seed, index, acceptance, 0), p_row[x], q_row[x])) continue;
-    const std::vector<float> law = ResidualDistribution(p_row, q_row);
-    return {static_cast<int>(i), ArgmaxWithNoise(law, seed, index, residual)};
+    const RejectionStep step = VerifyDraft(drafts[i], p.subspan(i * vocab, vocab),
+                                           q.subspan(i * vocab, vocab), seed, start + i + 1, round);
+    if (!step.accepted) return {static_cast<int>(i), step.token};
   }
   const auto bonus = p.subspan(drafts.size() * vocab, vocab);
-  return {static_cast<int>(drafts.size()), ArgmaxWithNoise(bonus, seed, start + drafts.size() + 1, residual)};
+  return {static_cast<int>(drafts.size()), DrawBonus(bonus, seed, start + drafts.size() + 1, round)};
 }
 
 std::vector<float> ResidualDistribution(std::span<const float> p, std::span<const float> q) {

@@ -159,6 +159,7 @@ void StepEngine::EndSequence(Sequence& sequence, SequenceEnd end, absl::Status e
 }
 
 void StepEngine::FreeBlocks(Sequence& sequence) {
+  if (speculator_ != nullptr) speculator_->Forget(sequence);
   cache_.Release(sequence.blocks);
   sequence.blocks.clear();
   --totals_.running_sequences;
@@ -192,7 +193,21 @@ void StepEngine::ProposeDrafts(StreamId stream, uint64_t id, uint32_t epoch, int
   pending.anchor = anchor;
   pending.tokens.assign(drafts.begin(),
                         drafts.begin() + std::min<size_t>(drafts.size(), options_.max_draft_tokens));
+  pending.window = static_cast<int32_t>(pending.tokens.size());
 }
+
+absl::Status StepEngine::OpenDrafter(int drafter, DrafterStream stream) {
+  TANDEM_CHECK(speculator_ != nullptr);
+  return speculator_->Open(drafter, std::move(stream));
+}
+
+void StepEngine::CloseDrafter(int drafter) { speculator_->Close(drafter, running_); }
+
+void StepEngine::TakeDrafts(int drafter, speculation::DraftBatch&& batch, absl::Duration arrived) {
+  speculator_->Take(drafter, std::move(batch), arrived, running_);
+}
+
+void StepEngine::OnDrafterProtocolError(int drafter) { speculator_->OnProtocolError(drafter); }
 
 int64_t StepEngine::SequenceShare(StreamId stream) const {
   std::vector<int64_t> demands;

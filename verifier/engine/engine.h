@@ -26,6 +26,7 @@
 #include "common/base/thread_pool.h"
 #include "common/models/model.h"
 #include "verifier/engine/messages.h"
+#include "verifier/engine/speculator.h"
 
 namespace tandem::verifier {
 
@@ -37,6 +38,7 @@ struct EngineOptions {
   int prefill_chunk = 256;    // prefill rows of one sequence and step
   bool prefix_cache = true;
   int max_draft_tokens = 7;  // drafts checked per sequence and step at most
+  SpeculationOptions speculation;
   // Where the measured step times are kept between starts (step_time_cache.h); empty = measured at each
   // start, which takes at most about a second.
   std::string step_time_cache_path;
@@ -49,6 +51,10 @@ struct StepStats {
   absl::Duration plan, forward, sample, deliver;
   double predicted_seconds = 0;  // forward and sample, by the step-time model, before the step
   double prediction_error = 0;   // |predicted - real| / real
+  // Of decoding sequences: how many drafts were checked, 0 included; of those with drafts: tokens that the
+  // round gave, the target's own included.
+  std::vector<int> windows, accepted_lengths;
+  std::vector<double> draft_waits;  // seconds from request to arrival, of drafts taken since the last step
 };
 
 // Monotonic totals and present sizes, for metrics; free + cached + in use = total whenever no step runs.
@@ -63,6 +69,13 @@ struct EngineStats {
   int32_t running_sequences = 0;
   int32_t blocks_total = 0, blocks_free = 0, blocks_cached = 0;
   double utilization = 0, utilization_tokens = 0, utilization_kv = 0;
+  SpeculationStats speculation;
+  struct DrafterStatus {
+    bool up = false;
+    DraftBreaker::State breaker = DraftBreaker::State::kClosed;
+    std::vector<double> calibration_errors;  // by position
+  };
+  std::vector<DrafterStatus> drafters;
 };
 
 class Engine {
@@ -93,8 +106,18 @@ class Engine {
   virtual void ProposeDrafts(StreamId stream, uint64_t id, uint32_t epoch, int32_t length, int32_t anchor,
                              std::span<const int32_t> drafts) = 0;
 
-  // Whether Step has anything to compute or to report.
+  // Streams to drafters, by index < SpeculationOptions::num_drafters. The link is borrowed until
+  // CloseDrafter. kFailedPrecondition if the drafter does not fit this model or the other drafters.
+  virtual absl::Status OpenDrafter(int drafter, DrafterStream stream) = 0;
+  virtual void CloseDrafter(int drafter) = 0;
+  // `arrived`: on the engine's clock.
+  virtual void TakeDrafts(int drafter, speculation::DraftBatch&& batch, absl::Duration arrived) = 0;
+  virtual void OnDrafterProtocolError(int drafter) = 0;
+
+  // Whether Step has anything to compute or to report. Sequences that wait for drafts are no work.
   virtual bool HasWork() const = 0;
+  // When HasWork may become true by itself (a wait for drafts ends): time on the engine's clock.
+  virtual absl::Duration NextChange() const = 0;
   // One pass. Returns a report for each stream with something new.
   virtual std::vector<std::pair<StreamId, Report>> Step() = 0;
 

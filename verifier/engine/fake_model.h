@@ -6,8 +6,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,8 @@ class FakeModel : public models::Model {
  public:
   explicit FakeModel(int max_step_tokens = 512, int max_logits_rows = 256, int context = 512) {
     config_.vocab_size = kVocab;
+    config_.hidden_size = kHidden;
+    config_.num_layers = 2;
     options_.max_step_tokens = max_step_tokens;
     options_.max_logits_rows = max_logits_rows;
     options_.max_positions = context;
@@ -28,6 +32,14 @@ class FakeModel : public models::Model {
   }
 
   static constexpr int kVocab = 40;
+  static constexpr int kHidden = 8;
+
+  // What a tap shows of the last of `tokens`, with those before it: small whole numbers, exact in bf16.
+  static std::array<float, kHidden> TapOf(std::span<const int32_t> tokens) {
+    uint64_t hash = 0;
+    for (size_t p = 0; p < tokens.size(); ++p) hash = Mix(hash ^ Value(static_cast<int32_t>(p), tokens[p]));
+    return TapOfHash(hash);
+  }
 
   const formats::ModelConfig& config() const override { return config_; }
   kernels::KvLayout kv_layout() const override {
@@ -68,6 +80,15 @@ class FakeModel : public models::Model {
     }
     outputs.logits = {logits_.data(), batch.logits_rows.size() * kVocab};
     outputs.taps.clear();
+    taps_.resize(batch.taps.size() * batch.tokens.size() * kHidden);
+    for (size_t l = 0; l < batch.taps.size(); ++l) {
+      const std::span<float> tap(taps_.data() + l * batch.tokens.size() * kHidden,
+                                 batch.tokens.size() * kHidden);
+      for (size_t row = 0; row < batch.tokens.size(); ++row) {
+        std::ranges::copy(TapOfHash(row_hash_[row]), tap.begin() + row * kHidden);
+      }
+      outputs.taps.push_back(tap);
+    }
     ++num_steps;
     num_rows += static_cast<int64_t>(batch.tokens.size());
     if (poison_token >= 0 && std::ranges::find(batch.tokens, poison_token) != batch.tokens.end())
@@ -85,6 +106,14 @@ class FakeModel : public models::Model {
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
     return x ^ (x >> 31);
   }
+  static uint64_t Value(int32_t position, int32_t token) {
+    return (uint64_t{static_cast<uint32_t>(position)} << 32) | static_cast<uint32_t>(token);
+  }
+  static std::array<float, kHidden> TapOfHash(uint64_t hash) {
+    std::array<float, kHidden> tap;
+    for (int i = 0; i < kHidden; ++i) tap[i] = static_cast<float>(hash >> (8 * i) & 0x7f);
+    return tap;
+  }
   static std::byte* Place(kernels::KvCache& cache, const kernels::SequenceRows& rows, int32_t position) {
     const size_t index = position / kernels::kKvBlockPositions;
     TANDEM_CHECK(index < rows.blocks.size());
@@ -94,7 +123,7 @@ class FakeModel : public models::Model {
   static void Write(kernels::KvCache& cache, const kernels::SequenceRows& rows, int32_t position,
                     int32_t token) {
     TANDEM_CHECK(token >= 0 && token < kVocab);
-    const uint64_t value = (uint64_t{static_cast<uint32_t>(position)} << 32) | static_cast<uint32_t>(token);
+    const uint64_t value = Value(position, token);
     std::memcpy(Place(cache, rows, position), &value, sizeof(value));
   }
   static uint64_t Read(kernels::KvCache& cache, const kernels::SequenceRows& rows, int32_t position) {
@@ -118,6 +147,7 @@ class FakeModel : public models::Model {
   models::ModelOptions options_;
   std::vector<float> logits_;
   std::vector<uint64_t> row_hash_;
+  std::vector<float> taps_;
 };
 
 }  // namespace tandem::verifier::testing

@@ -60,7 +60,7 @@ PrefixCache::Found PrefixCache::Peek(std::string_view owner, std::span<const int
   PrefixEntry parent;
   for (int32_t end = kBlock; enabled_ && end <= max_length; end += kBlock) {
     const int32_t block = Find(MakeProbe(parent, owner, tokens.subspan(end - kBlock, kBlock)));
-    if (block == kNone) break;
+    if (block == kNone || (usable_ && !usable_(block))) break;
     ++found.blocks;
     found.unreferenced += pool_.is_cached(block);
     parent = {entries_[block].number, block};
@@ -72,7 +72,7 @@ int32_t PrefixCache::MatchNext(std::string_view owner, PrefixEntry* parent,
                                std::span<const int32_t> block_tokens) {
   if (!enabled_) return kNone;
   const int32_t block = Find(MakeProbe(*parent, owner, block_tokens));
-  if (block == kNone) return kNone;
+  if (block == kNone || (usable_ && !usable_(block))) return kNone;
   Share(block);
   *parent = {entries_[block].number, block};
   return block;

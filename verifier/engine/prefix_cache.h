@@ -21,9 +21,11 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
@@ -43,6 +45,10 @@ class PrefixCache {
  public:
   PrefixCache(BlockPool& pool, bool enabled);
   PrefixCache(const PrefixCache&) = delete;
+
+  // Only blocks of which this holds are found; whoever computes the content anew gets the known block back at
+  // Insert. Without it all are.
+  void SetUsable(std::function<bool(int32_t block)> usable) { usable_ = std::move(usable); }
 
   // The longest run of full cached blocks at the start of `tokens` that ends at or before `max_length`
   // tokens, shared with the caller. `*last` is the entry of the last one, none if there is no such block.
@@ -121,6 +127,7 @@ class PrefixCache {
 
   BlockPool& pool_;
   const bool enabled_;
+  std::function<bool(int32_t)> usable_;
   std::vector<Entry> entries_;
   absl::flat_hash_set<int32_t, Hash, Equal> index_;
   uint64_t last_number_ = 0;

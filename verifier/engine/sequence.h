@@ -18,6 +18,7 @@
 
 #include "common/kernels/kv_cache.h"
 #include "common/sampling/sampler.h"
+#include "verifier/engine/draft_progress.h"
 #include "verifier/engine/messages.h"
 #include "verifier/engine/prefix_cache.h"
 
@@ -27,13 +28,6 @@ namespace tandem::verifier {
 // anchor kDecoding: only the anchor lacks KV.       -> kDecoding with each step kEnded: blocks returned,
 // final report made. From both; final. Re-admission makes a new sequence.
 enum class SequenceState { kPrefill, kDecoding, kEnded };
-
-// Drafts that wait for the sequence's next step; meant for exactly this state of it.
-struct PendingDrafts {
-  int32_t length = 0;
-  int32_t anchor = 0;
-  std::vector<int32_t> tokens;  // empty: none
-};
 
 class Sequence {
  public:
@@ -74,6 +68,7 @@ class Sequence {
   int32_t num_shared_blocks = 0;  // leading blocks that the prefix cache knows
   PrefixEntry prefix;             // entry of the last of those
   PendingDrafts drafts;
+  DraftProgress progress;  // with its drafter
   // Over the confirmed tokens; kept only with penalties.
   sampling::TokenCounts history;
 

@@ -36,6 +36,11 @@ absl::Status ValidateOptions(const EngineOptions& options, const models::ModelOp
   return absl::OkStatus();
 }
 
+// Rejection: tags of a sequence's noise never repeat, neither from round to round nor after a re-admission.
+uint32_t NoiseRound(const Sequence& sequence) {
+  return (sequence.epoch() % 1024) * (1u << 20) + sequence.progress.round;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options, models::Model& model,
@@ -49,10 +54,13 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   }
   kernels::KvLayout layout = model.kv_layout();
   const int64_t context = model.options().max_positions;
-  ASSIGN_OR_RETURN(
-      const int32_t num_blocks,
-      NumKvBlocks({options.kv_bytes, layout.block_bytes, options.max_sequences, context}, available));
-  resolved.kv_bytes = num_blocks * layout.block_bytes;
+  const bool speculates = options.speculation.num_drafters > 0;
+  const auto row_width = static_cast<int32_t>(model.config().hidden_size);
+  int64_t block_bytes = layout.block_bytes;
+  if (speculates) block_bytes += RowStore::BlockBytes(options.speculation.row_type, row_width);
+  ASSIGN_OR_RETURN(const int32_t num_blocks,
+                   NumKvBlocks({options.kv_bytes, block_bytes, options.max_sequences, context}, available));
+  resolved.kv_bytes = num_blocks * block_bytes;
   const int64_t max_model_len =
       std::min<int64_t>(context, int64_t{num_blocks} * kBlock - options.max_draft_tokens - 1);
   if (max_model_len < kBlock) {
@@ -60,15 +68,19 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                              num_blocks, kBlock, options.max_draft_tokens);
   }
   ASSIGN_OR_RETURN(auto kv, kernels::KvCache::Create(std::move(layout), num_blocks));
+  std::unique_ptr<RowStore> rows;
+  if (speculates) {
+    ASSIGN_OR_RETURN(rows, RowStore::Create(options.speculation.row_type, row_width, num_blocks));
+  }
   ASSIGN_OR_RETURN(StepTimeModel step_time,
                    LoadOrMeasureStepTime(model, *kv, clock, kMeasurementLimit, options.step_time_cache_path));
   return std::make_unique<StepEngine>(resolved, static_cast<int32_t>(max_model_len), model, std::move(kv),
-                                      std::move(step_time), pool, clock);
+                                      std::move(rows), std::move(step_time), pool, clock);
 }
 
 StepEngine::StepEngine(const EngineOptions& options, int32_t max_model_len, models::Model& model,
-                       std::unique_ptr<kernels::KvCache> kv, StepTimeModel step_time, ThreadPool& pool,
-                       const Clock& clock)
+                       std::unique_ptr<kernels::KvCache> kv, std::unique_ptr<RowStore> rows,
+                       StepTimeModel step_time, ThreadPool& pool, const Clock& clock)
     : options_(options),
       max_model_len_(max_model_len),
       vocab_size_(static_cast<int32_t>(model.config().vocab_size)),
@@ -80,8 +92,10 @@ StepEngine::StepEngine(const EngineOptions& options, int32_t max_model_len, mode
       kv_(std::move(kv)),
       blocks_(kv_->num_blocks()),
       cache_(blocks_, options.prefix_cache),
+      hidden_rows_(std::move(rows)),
       step_time_(std::move(step_time)),
-      sampler_(pool, vocab_size_, limits_.max_logits_rows) {
+      sampler_(pool, vocab_size_, limits_.max_logits_rows,
+               {options.speculation.acceptance, options.speculation.synthetic_acceptance}) {
   running_.reserve(options_.max_sequences);
   wishes_.reserve(options_.max_sequences);
   parts_.reserve(options_.max_sequences);
@@ -92,18 +106,37 @@ StepEngine::StepEngine(const EngineOptions& options, int32_t max_model_len, mode
   tokens_.reserve(limits_.max_rows);
   positions_.reserve(limits_.max_rows);
   logits_rows_.reserve(limits_.max_logits_rows);
+  if (options_.speculation.num_drafters > 0) {
+    speculator_ = std::make_unique<Speculator>(options_.speculation, model_, options_.max_draft_tokens,
+                                               *hidden_rows_, pool_, clock_);
+    projected_.resize(static_cast<size_t>(limits_.max_rows) * hidden_rows_->width());
+    // Only blocks with rows are worth finding: without them a sequence could not be drafted.
+    cache_.SetUsable([this](int32_t block) {
+      return speculator_->projection() == nullptr || hidden_rows_->Has(block, kBlock);
+    });
+  }
 }
 
 bool StepEngine::HasWork() const {
-  if (!running_.empty()) return true;
-  return std::ranges::any_of(
+  const bool reports_due = std::ranges::any_of(
       streams_, [](const auto& entry) { return entry.second.report_due || !entry.second.finals.empty(); });
+  if (reports_due || speculator_ == nullptr) return reports_due || !running_.empty();
+  if (speculator_->HoldsAll(running_)) return false;
+  const absl::Duration now = clock_.Now();
+  return std::ranges::any_of(running_, [&](const auto& sequence) {
+    return !speculator_->Holds(*sequence) || now >= sequence->progress.give_up_at;
+  });
+}
+
+absl::Duration StepEngine::NextChange() const {
+  return speculator_ == nullptr ? absl::InfiniteDuration() : speculator_->NextChange(running_);
 }
 
 std::vector<std::pair<StreamId, Report>> StepEngine::Step() {
   step_ = StepStats();
   const absl::Duration begin = clock_.Now();
   ExpireDeadlines();
+  if (speculator_ != nullptr) speculator_->Expire(running_);
   PlanStep();
   ReserveBlocks();
   ReserveDrafts();
@@ -116,6 +149,7 @@ std::vector<std::pair<StreamId, Report>> StepEngine::Step() {
   const absl::Duration computed = clock_.Now();
   if (!tokens_.empty()) Accept();
   RemoveEnded();
+  if (speculator_ != nullptr) AskForDrafts();
   auto reports = CollectReports();
   step_.deliver = clock_.Now() - computed;
   return reports;
@@ -185,10 +219,16 @@ void StepEngine::PlanStep() {
   for (const auto& [id, stream] : streams_) budgets_.push_back(std::max(stream.prefill_token_budget, 0));
   for (const auto& sequence : running_) {
     if (sequence->state() == SequenceState::kPrefill) ExtendFromPrefixCache(*sequence);
+    DropStaleDrafts(*sequence);
+  }
+  if (speculator_ != nullptr) PlanWindows();
+  const bool nobody = speculator_ != nullptr && speculator_->HoldsAll(running_);  // only reports are due
+  for (const auto& sequence : running_) {
     const auto stream = streams_.find(sequence->stream());
     wishes_.push_back({sequence->admission_number(),
                        static_cast<size_t>(std::distance(streams_.begin(), stream)), sequence->missing(),
                        UsableDrafts(*sequence)});
+    if (nobody || (speculator_ != nullptr && speculator_->Holds(*sequence))) wishes_.back().missing = 0;
   }
   HoldBackTwins();
   const std::span<const SequenceRowsPlan> plan = planner_.Plan(limits_, wishes_, budgets_);
@@ -197,19 +237,54 @@ void StepEngine::PlanStep() {
   }
 }
 
-// Drafts meant for another state are dropped. A window of k drafts yields up to k + 1 tokens, and no more
-// than max_len allows are worth computing.
-int32_t StepEngine::UsableDrafts(Sequence& sequence) {
+// Drafts meant for another state.
+void StepEngine::DropStaleDrafts(Sequence& sequence) {
   PendingDrafts& drafts = sequence.drafts;
-  if (drafts.tokens.empty()) return 0;
-  if (sequence.state() != SequenceState::kDecoding || drafts.length != sequence.confirmed_len() ||
-      drafts.anchor != sequence.anchor()) {
-    ++totals_.stale_messages;
-    drafts.tokens.clear();
-    return 0;
+  if (drafts.tokens.empty()) return;
+  if (sequence.state() == SequenceState::kDecoding && drafts.length == sequence.confirmed_len() &&
+      drafts.anchor == sequence.anchor()) {
+    return;
   }
-  return std::min(static_cast<int32_t>(drafts.tokens.size()),
-                  sequence.max_len() - sequence.confirmed_len() - 1);
+  ++totals_.stale_messages;
+  drafts.Clear();
+}
+
+// A window of k drafts yields up to k + 1 tokens, and no more than max_len allows are worth computing.
+int32_t StepEngine::UsableDrafts(Sequence& sequence) {
+  return std::min(sequence.drafts.window, sequence.max_len() - sequence.confirmed_len() - 1);
+}
+
+StepLoad StepEngine::LoadWithoutDrafts() const {
+  StepLoad load;
+  load.step_time = &step_time_;
+  load.max_draft_rows = limits_.max_logits_rows;
+  load.utilization = utilization_.ratio();
+  for (const auto& sequence : running_) {
+    if (sequence->state() == SequenceState::kDecoding) {
+      ++load.num_anchors;
+      load.num_kv_positions += sequence->confirmed_len();
+    } else {
+      load.num_prefill_tokens += std::min(sequence->missing(), limits_.prefill_chunk);
+    }
+  }
+  load.num_prefill_tokens = std::min(load.num_prefill_tokens, limits_.max_rows);
+  load.max_draft_rows = std::max(0, load.max_draft_rows - load.num_anchors);
+  return load;
+}
+
+void StepEngine::PlanWindows() {
+  drafted_.clear();
+  for (const auto& sequence : running_) {
+    if (!sequence->drafts.tokens.empty() && sequence->progress.drafter >= 0)
+      drafted_.push_back(sequence.get());
+  }
+  speculator_->PlanWindows(LoadWithoutDrafts(), drafted_);
+}
+
+void StepEngine::AskForDrafts() {
+  for (double wait : speculator_->TakeWaits()) step_.draft_waits.push_back(wait);
+  speculator_->AskForDrafts(LoadWithoutDrafts(), step_.forward + step_.sample, running_);
+  speculator_->Flush();
 }
 
 // Blocks for known positions. Whoever yields last asks first, so a victim has not been served yet; it may be
@@ -278,7 +353,8 @@ void StepEngine::BuildBatch() {
     for (int32_t i = 0; i < num_rows; ++i) positions_.push_back(first_position + i);
     rows_.push_back({first_row, num_rows, first_position, sequence.blocks});
     if (part.reaches_anchor()) {
-      windows_.push_back({&sequence, static_cast<int32_t>(logits_rows_.size()), drafts});
+      windows_.push_back({&sequence, static_cast<int32_t>(logits_rows_.size()), drafts,
+                          sequence.drafts.distributions, NoiseRound(sequence)});
       for (int32_t i = 0; i <= part.drafts; ++i) logits_rows_.push_back(first_row + part.rows - 1 + i);
     }
     step_.kv_context_tokens += first_position + num_rows;
@@ -291,11 +367,33 @@ void StepEngine::BuildBatch() {
 void StepEngine::Compute() {
   const absl::Duration begin = clock_.Now();
   const ThreadPool::Active active(pool_);
-  model_.Forward({tokens_, positions_, rows_, logits_rows_, {}}, *kv_, outputs_);
+  models::RowProjection* const projection = speculator_ == nullptr ? nullptr : speculator_->projection();
+  const std::span<const int32_t> taps =
+      projection == nullptr ? std::span<const int32_t>() : speculator_->taps();
+  model_.Forward({tokens_, positions_, rows_, logits_rows_, taps}, *kv_, outputs_);
+  if (projection != nullptr) projection->Project(outputs_.taps, static_cast<int>(tokens_.size()), projected_);
+  if (speculator_ != nullptr) KeepRows();
   const absl::Duration computed = clock_.Now();
   sampler_.Sample(outputs_.logits, windows_);
   step_.forward = computed - begin;
   step_.sample = clock_.Now() - computed;
+}
+
+// Hidden rows of all computed positions go beside their KV.
+void StepEngine::KeepRows() {
+  const bool projected = speculator_->projection() != nullptr;
+  for (const kernels::SequenceRows& rows : rows_) {
+    for (int32_t i = 0; i < rows.num_rows; ++i) {
+      const int32_t position = rows.first_position + i;
+      const int32_t block = rows.blocks[position / kBlock];
+      if (projected) {
+        const float* const row = projected_.data() + int64_t{rows.first_row + i} * hidden_rows_->width();
+        hidden_rows_->Put(block, position % kBlock, row);
+      } else {
+        hidden_rows_->Void(block);
+      }
+    }
+  }
 }
 
 void StepEngine::ObserveStep() {
@@ -324,6 +422,7 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
   const auto num_drafts = static_cast<int32_t>(window.drafts.size());
   report.drafted += static_cast<int64_t>(sequence.drafts.tokens.size());
   report.checked += num_drafts;
+  step_.windows.push_back(num_drafts);
   totals_.drafted += static_cast<int64_t>(sequence.drafts.tokens.size());
   totals_.checked += num_drafts;
   sequence.AdvanceKv(sequence.missing() - 1);
@@ -331,6 +430,7 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
 
   SequenceEnd end = SequenceEnd::kRunning;
   bool goes_on = true;
+  int32_t num_accepted = 0, num_checked = num_drafts;
   for (int32_t i = 0; goes_on; ++i) {
     SampledToken& sampled = sampler_.results()[window.first_row + i];
     if (!sampled.status.ok()) {
@@ -344,14 +444,22 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
     report.new_tokens.push_back(sampled.token);
     if (sampled.logprobs) report.logprobs.push_back(std::move(*sampled.logprobs));
     ++totals_.generated_tokens;
-    const bool accepted = i < num_drafts && window.drafts[i] == sampled.token;
-    report.accepted += accepted;
-    totals_.accepted += accepted;
+    const bool accepted = sampled.accepted;
+    num_accepted += accepted;
     end = sequence.EndOfTokens();
     goes_on = accepted && end == SequenceEnd::kRunning;
+    // Behind the end nothing can be learnt of the drafts that follow.
+    if (accepted && !goes_on) num_checked = num_accepted;
   }
+  report.accepted += num_accepted;
+  totals_.accepted += num_accepted;
   report.length = sequence.confirmed_len();
-  sequence.drafts.tokens.clear();
+  if (num_drafts > 0) {
+    step_.accepted_lengths.push_back(num_accepted +
+                                     (num_checked == num_drafts || num_accepted < num_checked));
+    if (speculator_ != nullptr) speculator_->Observe(sequence, num_checked, num_accepted);
+  }
+  sequence.drafts.Clear();
   ShareFullBlocks(sequence);
   if (end != SequenceEnd::kRunning) EndSequence(sequence, end);
 }
@@ -360,8 +468,11 @@ void StepEngine::ShareFullBlocks(Sequence& sequence) {
   if (!options_.prefix_cache) return;
   while ((sequence.num_shared_blocks + 1) * kBlock <= sequence.kv_len()) {
     int32_t& block = sequence.blocks[sequence.num_shared_blocks];
+    const int32_t own = block;
     block = cache_.Insert(sequence.request().cache_owner, &sequence.prefix,
                           sequence.tokens().subspan(sequence.num_shared_blocks * kBlock, kBlock), block);
+    // The known twin may be from before the present projection.
+    if (block != own && hidden_rows_ != nullptr) hidden_rows_->Adopt(block, own);
     ++sequence.num_shared_blocks;
   }
 }
@@ -434,6 +545,17 @@ EngineStats StepEngine::stats() const {
   stats.utilization = utilization_.ratio();
   stats.utilization_tokens = utilization_.tokens_ratio();
   stats.utilization_kv = utilization_.kv_ratio();
+  if (speculator_ == nullptr) return stats;
+  stats.speculation = speculator_->stats();
+  for (const auto& drafter : speculator_->drafters()) {
+    EngineStats::DrafterStatus& status = stats.drafters.emplace_back();
+    status.up = drafter->connected();
+    status.breaker = drafter->breaker.state(clock_.Now());
+    if (drafter->calibration == nullptr) continue;
+    for (int i = 0; i < options_.max_draft_tokens; ++i) {
+      status.calibration_errors.push_back(drafter->calibration->ExpectedCalibrationError(i));
+    }
+  }
   return stats;
 }
 

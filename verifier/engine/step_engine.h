@@ -11,7 +11,9 @@
 #include "verifier/engine/block_pool.h"
 #include "verifier/engine/engine.h"
 #include "verifier/engine/prefix_cache.h"
+#include "verifier/engine/row_store.h"
 #include "verifier/engine/sequence.h"
+#include "verifier/engine/speculator.h"
 #include "verifier/engine/step_planner.h"
 #include "verifier/engine/step_sampler.h"
 #include "verifier/engine/stream_state.h"
@@ -23,8 +25,8 @@ namespace tandem::verifier {
 class StepEngine final : public Engine {
  public:
   StepEngine(const EngineOptions& options, int32_t max_model_len, models::Model& model,
-             std::unique_ptr<kernels::KvCache> kv, StepTimeModel step_time, ThreadPool& pool,
-             const Clock& clock);
+             std::unique_ptr<kernels::KvCache> kv, std::unique_ptr<RowStore> rows, StepTimeModel step_time,
+             ThreadPool& pool, const Clock& clock);
 
   int32_t kv_total_blocks() const override { return blocks_.total(); }
   const EngineOptions& options() const override { return options_; }
@@ -34,7 +36,12 @@ class StepEngine final : public Engine {
   void ApplyPlan(StreamId stream, Plan&& plan) override;
   void ProposeDrafts(StreamId stream, uint64_t id, uint32_t epoch, int32_t length, int32_t anchor,
                      std::span<const int32_t> drafts) override;
+  absl::Status OpenDrafter(int drafter, DrafterStream stream) override;
+  void CloseDrafter(int drafter) override;
+  void TakeDrafts(int drafter, speculation::DraftBatch&& batch, absl::Duration arrived) override;
+  void OnDrafterProtocolError(int drafter) override;
   bool HasWork() const override;
+  absl::Duration NextChange() const override;
   std::vector<std::pair<StreamId, Report>> Step() override;
   const StepStats& last_step() const override { return step_; }
   EngineStats stats() const override;
@@ -68,6 +75,11 @@ class StepEngine final : public Engine {
   void HoldBackTwins();
   void PlanStep();
   int32_t UsableDrafts(Sequence& sequence);
+  void DropStaleDrafts(Sequence& sequence);
+  void PlanWindows();
+  void AskForDrafts();
+  StepLoad LoadWithoutDrafts() const;
+  void KeepRows();
   void ReserveBlocks();
   bool ReserveRows(Sequence& sequence, int32_t end_position);
   void PreemptFor(const Sequence& sequence);
@@ -95,6 +107,8 @@ class StepEngine final : public Engine {
   std::unique_ptr<kernels::KvCache> kv_;
   BlockPool blocks_;
   PrefixCache cache_;
+  std::unique_ptr<RowStore> hidden_rows_;   // null without drafters
+  std::unique_ptr<Speculator> speculator_;  // null without drafters
 
   // Who runs. `running_` is in admission order; those that ended stay until RemoveEnded.
   std::map<StreamId, StreamState> streams_;
@@ -119,6 +133,8 @@ class StepEngine final : public Engine {
   std::vector<int32_t> tokens_, positions_, logits_rows_;
   std::vector<kernels::SequenceRows> rows_;
   std::vector<SampleWindow> windows_;
+  std::vector<Sequence*> drafted_;
+  std::vector<float> projected_;  // [max_rows, row width]
   models::Outputs outputs_;
 };
 

@@ -2,12 +2,14 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "common/base/status.h"
 
 namespace tandem::verifier {
@@ -36,13 +38,8 @@ class SinkGate {
   const StepLoop::ReportSink sink_;
 };
 
-// One struct rather than a variant: GCC 12 under sanitizers takes a moved variant of these for uninitialised.
-struct Command {
-  enum class Kind { kOpen, kClose, kPlan } kind;
-  StreamId stream = 0;
-  std::shared_ptr<SinkGate> gate;  // kOpen; shared, since either side may let go last
-  Plan plan;                       // kPlan
-};
+// What others want done on the loop's thread, in order.
+using Command = absl::AnyInvocable<void()>;
 
 class ThreadedStepLoop final : public StepLoop {
  public:
@@ -57,6 +54,7 @@ class ThreadedStepLoop final : public StepLoop {
       stop_ = true;
       for (auto& [stream, gate] : gates_) gate->Close();
       wake_.notify_one();
+      applied_.notify_all();
     }
     thread_.join();
   }
@@ -66,7 +64,10 @@ class ThreadedStepLoop final : public StepLoop {
     const std::lock_guard lock(mu_);
     const StreamId stream = ++last_stream_;
     gates_.emplace(stream, gate);
-    PostLocked({Command::Kind::kOpen, stream, std::move(gate), {}});
+    PostLocked([this, stream, gate = std::move(gate)]() mutable {
+      engine_.OpenStream(stream);
+      sinks_.emplace(stream, std::move(gate));
+    });
     return stream;
   }
 
@@ -79,14 +80,47 @@ class ThreadedStepLoop final : public StepLoop {
       if (found == gates_.end()) return;
       gate = std::move(found->second);
       gates_.erase(found);
-      PostLocked({Command::Kind::kClose, stream, nullptr, {}});
+      PostLocked([this, stream] {
+        engine_.CloseStream(stream);
+        sinks_.erase(stream);
+      });
     }
     gate->Close();
   }
 
   void PostPlan(StreamId stream, Plan plan) override {
     const std::lock_guard lock(mu_);
-    PostLocked({Command::Kind::kPlan, stream, nullptr, std::move(plan)});
+    PostLocked(
+        [this, stream, plan = std::move(plan)]() mutable { engine_.ApplyPlan(stream, std::move(plan)); });
+  }
+
+  void OpenDrafter(int drafter, DrafterStream stream, std::function<void(absl::Status)> refused) override {
+    const std::lock_guard lock(mu_);
+    PostLocked([this, drafter, stream = std::move(stream), refused = std::move(refused)]() mutable {
+      absl::Status status = engine_.OpenDrafter(drafter, std::move(stream));
+      if (!status.ok()) refused(std::move(status));
+    });
+  }
+
+  void CloseDrafter(int drafter) override {
+    TANDEM_CHECK(std::this_thread::get_id() != thread_.get_id());
+    std::unique_lock lock(mu_);
+    PostLocked([this, drafter] { engine_.CloseDrafter(drafter); });
+    const uint64_t mine = num_posted_;
+    applied_.wait(lock, [&] { return stop_ || num_applied_ >= mine; });
+  }
+
+  void PostDrafts(int drafter, speculation::DraftBatch batch) override {
+    const absl::Duration arrived = clock_.Now();
+    const std::lock_guard lock(mu_);
+    PostLocked([this, drafter, arrived, batch = std::move(batch)]() mutable {
+      engine_.TakeDrafts(drafter, std::move(batch), arrived);
+    });
+  }
+
+  void PostDrafterProtocolError(int drafter) override {
+    const std::lock_guard lock(mu_);
+    PostLocked([this, drafter] { engine_.OnDrafterProtocolError(drafter); });
   }
 
   EngineStats stats() const override {
@@ -105,16 +139,23 @@ class ThreadedStepLoop final : public StepLoop {
   // mu_ is held.
   void PostLocked(Command command) {
     mailbox_.push_back(std::move(command));
+    ++num_posted_;
     wake_.notify_one();
   }
 
-  // Receive, step, deliver. While sequences run there is always something to compute, so deadlines are met by
-  // the step they fall in; without sequences there are none, and the thread sleeps until a command comes.
+  // Receive, step, deliver. While sequences run there is something to compute, or drafts are on their way for
+  // a bounded time, so deadlines are met by the step they fall in; without sequences there are none, and the
+  // thread sleeps until a command comes.
   void Run() {
     std::vector<Command> commands;
     while (Receive(commands)) {
       busy_since_ns_.store(absl::ToInt64Nanoseconds(clock_.Now()));
-      for (Command& command : commands) Apply(std::move(command));
+      for (Command& command : commands) command();
+      if (!commands.empty()) {
+        const std::lock_guard lock(mu_);
+        num_applied_ += commands.size();
+        applied_.notify_all();
+      }
       commands.clear();
       if (engine_.HasWork()) {
         for (auto& [stream, report] : engine_.Step()) {
@@ -133,25 +174,16 @@ class ThreadedStepLoop final : public StepLoop {
   bool Receive(std::vector<Command>& commands) {
     std::unique_lock lock(mu_);
     if (!engine_.HasWork()) busy_since_ns_.store(kIdle);
-    while (!stop_ && mailbox_.empty() && !engine_.HasWork()) wake_.wait(lock);
+    while (!stop_ && mailbox_.empty() && !engine_.HasWork()) {
+      const absl::Duration change = engine_.NextChange();
+      if (change == absl::InfiniteDuration()) {
+        wake_.wait(lock);
+      } else {
+        wake_.wait_for(lock, absl::ToChronoNanoseconds(change - clock_.Now()));
+      }
+    }
     commands.swap(mailbox_);
     return !stop_;
-  }
-
-  void Apply(Command&& command) {
-    switch (command.kind) {
-      case Command::Kind::kOpen:
-        engine_.OpenStream(command.stream);
-        sinks_.emplace(command.stream, std::move(command.gate));
-        break;
-      case Command::Kind::kClose:
-        engine_.CloseStream(command.stream);
-        sinks_.erase(command.stream);
-        break;
-      case Command::Kind::kPlan:
-        engine_.ApplyPlan(command.stream, std::move(command.plan));
-        break;
-    }
   }
 
   void PublishStats() {
@@ -173,6 +205,8 @@ class ThreadedStepLoop final : public StepLoop {
 
   std::mutex mu_;
   std::condition_variable wake_;
+  std::condition_variable applied_;
+  uint64_t num_posted_ = 0, num_applied_ = 0;            // guarded by mu_; commands
   bool stop_ = false;                                    // guarded by mu_
   StreamId last_stream_ = 0;                             // guarded by mu_
   std::vector<Command> mailbox_;                         // guarded by mu_

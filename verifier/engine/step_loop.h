@@ -30,6 +30,14 @@ class StepLoop {
   virtual void CloseStream(StreamId stream) = 0;
   virtual void PostPlan(StreamId stream, Plan plan) = 0;
 
+  // Streams to drafters (engine.h). `refused` is called on the loop's thread if the engine does not take it.
+  virtual void OpenDrafter(int drafter, DrafterStream stream, std::function<void(absl::Status)> refused) = 0;
+  // After it returns the engine does not use the stream's link any more (so not from the link's callbacks:
+  // they hold up whoever waits for them).
+  virtual void CloseDrafter(int drafter) = 0;
+  virtual void PostDrafts(int drafter, speculation::DraftBatch batch) = 0;
+  virtual void PostDrafterProtocolError(int drafter) = 0;
+
   // Copies of the latest statistics; cheap, any thread.
   virtual EngineStats stats() const = 0;
   // How long the loop has had work without finishing a step; zero when idle. For the liveness check.

@@ -1,0 +1,491 @@
+#include "verifier/engine/speculator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "common/base/status.h"
+
+namespace tandem::verifier {
+namespace {
+
+constexpr int32_t kBlock = kernels::kKvBlockPositions;
+// A step waits at most so many expected round trips for the drafts of others.
+constexpr double kGatherRounds = 2.0;
+constexpr absl::Duration kShortestGather = absl::Milliseconds(5);
+// Feeding takes time of its own before a draft can begin.
+constexpr absl::Duration kTimeoutPerRow = absl::Microseconds(200);
+
+Sequence* Find(std::span<const std::unique_ptr<Sequence>> running, uint64_t admission_number) {
+  const auto found = std::ranges::lower_bound(running, admission_number, {},
+                                              [](const auto& s) { return s->admission_number(); });
+  if (found == running.end() || (*found)->admission_number() != admission_number) return nullptr;
+  return (*found)->state() == SequenceState::kEnded ? nullptr : found->get();
+}
+
+int Bucket(const Sequence& sequence) { return TemperatureBucket(sequence.request().sampling.temperature); }
+
+// Drafts beyond the last token that the sequence may have are not worth computing: a window of k yields up to
+// k + 1 tokens.
+int32_t MostDrafts(const Sequence& sequence) { return sequence.max_len() - sequence.confirmed_len() - 1; }
+
+double Sigmoid(double z) { return 1.0 / (1.0 + std::exp(-z)); }
+
+std::string CalibrationKey(const speculation::DrafterHello& hello) {
+  return fmt::format("{}/{}/{}/{}", hello.algorithm, hello.name, hello.projection_hash, hello.block_size);
+}
+
+}  // namespace
+
+Speculator::Speculator(const SpeculationOptions& options, const models::Model& model, int32_t max_drafts,
+                       RowStore& rows, ThreadPool& pool, const Clock& clock)
+    : options_(options), model_(model), max_drafts_(max_drafts), rows_(rows), pool_(pool), clock_(clock) {
+  TANDEM_CHECK(options.num_drafters > 0 && max_drafts > 0);
+  for (int i = 0; i < options.num_drafters; ++i) {
+    drafters_.push_back(std::make_unique<Drafter>(static_cast<uint64_t>(i + 1) * 0x9e3779b97f4a7c15u));
+  }
+  feeds_.resize(drafters_.size());
+  stats_.checked_at.resize(max_drafts);
+  stats_.accepted_at.resize(max_drafts);
+}
+
+// --- streams
+
+absl::Status Speculator::UseProjection(const DrafterStream& stream) {
+  const speculation::DrafterHello& hello = stream.hello;
+  if (hello.row_width != rows_.width()) {
+    return FailedPrecondition("row_width must be {}, got {}", rows_.width(), hello.row_width);
+  }
+  if (hello.projection_hash == rows_.projection()) return absl::OkStatus();
+  const bool others = std::ranges::any_of(
+      drafters_, [](const auto& d) { return d->connected() && d->stream.hello.row_width > 0; });
+  if (others) {
+    return FailedPrecondition("projection_hash must be {} as of the other drafters, got {}",
+                              rows_.projection(), hello.projection_hash);
+  }
+  const std::vector<int32_t>& taps = stream.projection->taps;
+  if (static_cast<int>(taps.size()) > model_.options().max_taps || taps.front() < -1 ||
+      taps.back() >= model_.config().num_layers) {
+    return FailedPrecondition("taps must be at most {} layers in -1..{}, got {} in {}..{}",
+                              model_.options().max_taps, model_.config().num_layers - 1, taps.size(),
+                              taps.front(), taps.back());
+  }
+  ASSIGN_OR_RETURN(projection_, models::RowProjection::Create(
+                                    *stream.projection, static_cast<int32_t>(model_.config().hidden_size),
+                                    model_.options().max_step_tokens, pool_));
+  taps_ = taps;
+  rows_.UseProjection(hello.projection_hash);
+  return absl::OkStatus();
+}
+
+absl::Status Speculator::Open(int index, DrafterStream stream) {
+  Drafter& drafter = *drafters_[index];
+  TANDEM_CHECK(!drafter.connected() && stream.link != nullptr);
+  if (stream.projection != nullptr) {
+    RETURN_IF_ERROR(UseProjection(stream));
+  }
+  drafter.stream = std::move(stream);
+  drafter.session = ++last_session_;
+  drafter.rows_granted = drafter.stream.hello.rows_granted;
+  drafter.rows_sent = 0;
+  drafter.known.clear();
+  drafter.forgotten.clear();
+  drafter.breaker.OnReconnect();
+  if (const std::string key = CalibrationKey(drafter.stream.hello); key != drafter.calibrated_for) {
+    drafter.calibrated_for = key;
+    drafter.calibration = std::make_unique<Calibration>(drafter.stream.hello.block_size);
+    drafter.calibration->Start(options_.acceptance, drafter.stream.hello.calibration);
+    drafter.time = DraftTimeModel();
+  }
+  return absl::OkStatus();
+}
+
+void Speculator::Close(int index, std::span<const std::unique_ptr<Sequence>> running) {
+  Drafter& drafter = *drafters_[index];
+  if (!drafter.connected()) return;
+  drafter.stream = {};
+  for (const auto& sequence : running) {
+    if (sequence->progress.drafter != index) continue;
+    if (sequence->progress.waiting) Count(DraftFallback::kDrafterDown);
+    Leave(*sequence);
+  }
+}
+
+void Speculator::OnProtocolError(int index) {
+  Count(DraftFallback::kPeerProtocol);
+  drafters_[index]->breaker.OnProtocolError(clock_.Now());
+}
+
+void Speculator::Leave(Sequence& sequence) {
+  const uint32_t round = sequence.progress.round;  // of the epoch: never used twice
+  sequence.progress = {};
+  sequence.progress.round = round;
+}
+
+bool Speculator::IsKnown(const Sequence& sequence) const {
+  const DraftProgress& progress = sequence.progress;
+  return progress.drafter >= 0 && drafters_[progress.drafter]->connected() &&
+         drafters_[progress.drafter]->session == progress.session;
+}
+
+void Speculator::Forget(Sequence& sequence) {
+  if (IsKnown(sequence)) {
+    Drafter& drafter = *drafters_[sequence.progress.drafter];
+    if (sequence.progress.waiting) drafter.breaker.OnWithdrawn();
+    if (drafter.known.erase(sequence.admission_number()) > 0) {
+      drafter.forgotten.push_back({sequence.admission_number(), sequence.epoch()});
+    }
+  }
+  Leave(sequence);
+}
+
+void Speculator::Flush() {
+  for (const auto& drafter : drafters_) {
+    if (!drafter->connected() || drafter->forgotten.empty()) continue;
+    speculation::Feed feed;
+    feed.forgotten = std::exchange(drafter->forgotten, {});
+    drafter->stream.link->SendFeed(std::move(feed));
+  }
+}
+
+// --- answers
+
+void Speculator::Take(int index, speculation::DraftBatch&& batch, absl::Duration arrived,
+                      std::span<const std::unique_ptr<Sequence>> running) {
+  Drafter& drafter = *drafters_[index];
+  if (!drafter.connected()) return;  // of a stream that ended meanwhile
+  drafter.rows_granted = std::max(drafter.rows_granted, batch.rows_granted);
+  absl::Duration asked_at = absl::InfiniteDuration();
+  for (speculation::SequenceDraft& draft : batch.drafts) {
+    const Sequence* sequence = Find(running, draft.id);
+    if (sequence != nullptr && sequence->progress.round == draft.round) {
+      asked_at = std::min(asked_at, sequence->progress.asked_at);
+    }
+    TakeOne(drafter, index, std::move(draft), arrived, running);
+  }
+  if (asked_at < absl::InfiniteDuration()) {
+    drafter.time.ObserveRound(static_cast<int>(batch.drafts.size()),
+                              absl::ToDoubleSeconds(arrived - asked_at));
+  }
+  for (const speculation::OutOfSync& entry : batch.out_of_sync) TakeOutOfSync(drafter, index, entry, running);
+}
+
+void Speculator::TakeOne(Drafter& drafter, int index, speculation::SequenceDraft&& draft,
+                         absl::Duration arrived, std::span<const std::unique_ptr<Sequence>> running) {
+  Sequence* const sequence = Find(running, draft.id);
+  if (sequence == nullptr) return;  // ended meanwhile: nothing is wrong
+  DraftProgress& progress = sequence->progress;
+  const bool fits = progress.waiting && progress.drafter == index && progress.session == drafter.session &&
+                    draft.epoch == sequence->epoch() && draft.round == progress.round &&
+                    draft.length == sequence->confirmed_len() && draft.anchor == sequence->anchor();
+  if (!fits) {
+    Count(DraftFallback::kStale);
+    return;
+  }
+  const bool needs_laws = options_.acceptance == speculation::AcceptanceMode::kRejection;
+  TANDEM_CHECK(!needs_laws || draft.distributions.size() == draft.tokens.size());  // the link has checked it
+  progress.waiting = false;
+  progress.out_of_sync = 0;
+  drafter.breaker.OnAnswer();
+  waits_.push_back(absl::ToDoubleSeconds(arrived - progress.asked_at));
+  stats_.proposed += static_cast<int64_t>(draft.tokens.size());
+  PendingDrafts& pending = sequence->drafts;
+  pending.length = draft.length;
+  pending.anchor = draft.anchor;
+  pending.tokens = std::move(draft.tokens);
+  pending.confidence_logits = std::move(draft.confidence_logits);
+  pending.distributions = std::move(draft.distributions);
+  pending.window = 0;
+}
+
+void Speculator::TakeOutOfSync(Drafter& drafter, int index, const speculation::OutOfSync& entry,
+                               std::span<const std::unique_ptr<Sequence>> running) {
+  ++stats_.out_of_sync;
+  Sequence* const sequence = Find(running, entry.id);
+  if (sequence == nullptr || entry.epoch != sequence->epoch()) return;
+  DraftProgress& progress = sequence->progress;
+  if (progress.drafter != index || progress.session != drafter.session) return;
+  if (progress.waiting) {
+    progress.waiting = false;
+    drafter.breaker.OnAnswer();  // it is there, it only lacks rows
+  }
+  progress.fed = std::clamp(entry.have, 0, progress.fed);
+  if (++progress.out_of_sync < kMaxOutOfSync) return;
+  progress.dropped = true;
+  if (drafter.known.erase(sequence->admission_number()) > 0) {
+    drafter.forgotten.push_back({sequence->admission_number(), sequence->epoch()});
+  }
+}
+
+void Speculator::Expire(std::span<const std::unique_ptr<Sequence>> running) {
+  const absl::Duration now = clock_.Now();
+  for (size_t index = 0; index < drafters_.size(); ++index) {
+    Drafter& drafter = *drafters_[index];
+    absl::Duration counted = -absl::InfiniteDuration();  // requests that went out together time out together
+    for (const auto& sequence : running) {
+      DraftProgress& progress = sequence->progress;
+      if (!progress.waiting || progress.drafter != static_cast<int>(index)) continue;
+      const bool gone = drafter.breaker.state(now) == DraftBreaker::State::kOpen;
+      if (!gone && now < progress.give_up_at) continue;
+      progress.waiting = false;
+      Count(gone ? DraftFallback::kBreaker : DraftFallback::kTimeout);
+      if (gone || progress.asked_at == counted) continue;
+      counted = progress.asked_at;
+      drafter.breaker.OnTimeout(now);
+    }
+  }
+}
+
+bool Speculator::HoldsAll(std::span<const std::unique_ptr<Sequence>> running) const {
+  if (clock_.Now() >= gather_until_) return false;
+  return std::ranges::any_of(running, [&](const auto& sequence) {
+    return sequence->progress.waiting && drafters_[sequence->progress.drafter]->stream.shares_cores;
+  });
+}
+
+absl::Duration Speculator::NextChange(std::span<const std::unique_ptr<Sequence>> running) const {
+  absl::Duration next = absl::InfiniteDuration();
+  bool others = false;  // held for those that wait
+  for (const auto& sequence : running) {
+    if (sequence->progress.waiting) {
+      next = std::min(next, sequence->progress.give_up_at);
+    } else {
+      others = true;
+    }
+  }
+  return others ? std::min(next, gather_until_) : next;
+}
+
+// --- windows
+
+void Speculator::PlanWindows(StepLoad load, std::span<Sequence* const> sequences) {
+  if (sequences.empty()) return;
+  drafted_.clear();
+  survivals_.resize(std::max(survivals_.size(), sequences.size()));
+  confidences_.resize(survivals_.size());
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const Sequence& sequence = *sequences[i];
+    const PendingDrafts& drafts = sequence.drafts;
+    const int n =
+        std::max(0, std::min({static_cast<int>(drafts.tokens.size()), max_drafts_, MostDrafts(sequence)}));
+    Calibration& calibration = *drafters_[sequence.progress.drafter]->calibration;
+    calibration.Survivals(Bucket(sequence), drafts.confidence_logits, n, survivals_[i]);
+    confidences_[i].clear();
+    for (size_t j = 0; j < drafts.confidence_logits.size(); ++j) {
+      confidences_[i].push_back(Sigmoid(drafts.confidence_logits[j]));
+    }
+    drafted_.push_back({sequence.admission_number(), survivals_[i],
+                        std::span(confidences_[i]).first(confidences_[i].empty() ? 0 : survivals_[i].size()),
+                        sequence.progress.probe});
+  }
+  load.draft_seconds = DraftCost(static_cast<int>(sequences.size()), 0);
+  load.no_look_ahead = options_.acceptance == speculation::AcceptanceMode::kRejection;
+  ChooseWindows(options_.policy, load, drafted_, windows_);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    Sequence& sequence = *sequences[i];
+    sequence.drafts.window = windows_[i];
+    sequence.drafts.survivals.assign(survivals_[i].begin(), survivals_[i].begin() + windows_[i]);
+  }
+}
+
+void Speculator::Observe(Sequence& sequence, int checked, int accepted) {
+  if (sequence.progress.drafter < 0 || checked == 0) return;
+  Drafter& drafter = *drafters_[sequence.progress.drafter];
+  drafter.calibration->Observe(Bucket(sequence), sequence.drafts.confidence_logits, checked, accepted);
+  ++stats_.rounds;
+  for (int i = 0; i < checked; ++i) {
+    ++stats_.checked_at[i];
+    stats_.accepted_at[i] += i < accepted;
+    if (i < static_cast<int>(sequence.drafts.survivals.size())) {
+      stats_.expected_accepted += sequence.drafts.survivals[i];
+    }
+  }
+}
+
+// --- requests
+
+Drafter* Speculator::Assign(Sequence& sequence) {
+  DraftProgress& progress = sequence.progress;
+  if (IsKnown(sequence)) {
+    Drafter* const drafter = drafters_[progress.drafter].get();
+    if (drafter->known.contains(sequence.admission_number()) || drafter->has_place()) return drafter;
+  }
+  Leave(sequence);
+  Drafter* best = nullptr;
+  bool any_connected = false;
+  for (size_t i = 0; i < drafters_.size(); ++i) {
+    Drafter& drafter = *drafters_[i];
+    if (!drafter.connected()) continue;
+    any_connected = true;
+    if (!drafter.has_place() || drafter.breaker.state(clock_.Now()) == DraftBreaker::State::kOpen) continue;
+    if (best != nullptr && best->known.size() <= drafter.known.size()) continue;
+    best = &drafter;
+    progress.drafter = static_cast<int>(i);
+    progress.session = drafter.session;
+  }
+  if (best == nullptr) Count(any_connected ? DraftFallback::kCredit : DraftFallback::kDrafterDown);
+  return best;
+}
+
+bool Speculator::HasRows(const Sequence& sequence, int32_t begin) const {
+  for (int32_t block = begin / kBlock; block * kBlock < sequence.kv_len(); ++block) {
+    const int32_t slots = std::min(kBlock, sequence.kv_len() - block * kBlock);
+    if (!rows_.Has(sequence.blocks[block], slots)) return false;
+  }
+  return true;
+}
+
+bool Speculator::MayBeDrafted(Sequence& sequence) {
+  if (sequence.state() != SequenceState::kDecoding || sequence.progress.waiting ||
+      !sequence.drafts.tokens.empty() || MostDrafts(sequence) < 1) {
+    return false;
+  }
+  const Drafter* const drafter = Assign(sequence);
+  if (drafter == nullptr) return false;
+  if (drafter->breaker.state(clock_.Now()) == DraftBreaker::State::kOpen) {
+    Count(DraftFallback::kBreaker);
+    return false;
+  }
+  const speculation::DrafterHello& hello = drafter->stream.hello;
+  if (sequence.progress.dropped ||
+      (hello.max_context_rows > 0 && sequence.kv_len() + hello.block_size > hello.max_context_rows)) {
+    Count(DraftFallback::kCredit);
+    return false;
+  }
+  if (hello.row_width > 0 && !HasRows(sequence, sequence.progress.fed)) {
+    Count(DraftFallback::kNoRows);
+    return false;
+  }
+  return true;
+}
+
+// s D(n), and what cannot be hidden behind the steps of others when the drafter has cores of its own.
+double Speculator::DraftCost(int num_sequences, double hidden_seconds) const {
+  double cost = 0;
+  for (const auto& drafter : drafters_) {
+    if (!drafter->connected()) continue;
+    const double round = drafter->time.RoundSeconds(num_sequences);
+    const double s = drafter->stream.shares_cores ? 1.0 : drafter->time.Interference();
+    cost = std::max(cost, s * round + (1 - s) * std::max(0.0, round - hidden_seconds));
+  }
+  return cost;
+}
+
+void Speculator::Choose(const StepLoad& load) {
+  wishes_.clear();
+  costs_.clear();
+  const double step_seconds =
+      load.step_time->Predict({load.num_anchors, load.num_kv_positions, load.num_prefill_tokens});
+  for (size_t n = 0; n <= candidates_.size(); ++n) {
+    const bool others = n < static_cast<size_t>(load.num_anchors);
+    costs_.push_back(n == 0 ? 0 : DraftCost(static_cast<int>(n), others ? step_seconds : 0));
+  }
+  for (const Sequence* sequence : candidates_) {
+    const Drafter& drafter = *drafters_[sequence->progress.drafter];
+    wishes_.push_back({sequence->admission_number(),
+                       drafter.calibration->ExpectedSurvivals(Bucket(*sequence)),
+                       sequence->progress.drafting});
+  }
+  ChooseDrafting(options_.policy, load, costs_, wishes_, chosen_);
+  for (size_t i = 0; i < candidates_.size(); ++i) {
+    candidates_[i]->progress.drafting = chosen_[i];
+    candidates_[i]->progress.probe = false;
+  }
+  if (const std::optional<size_t> probe = probe_.Step(options_.policy, load, wishes_, chosen_)) {
+    candidates_[*probe]->progress.probe = true;
+  }
+}
+
+absl::Duration Speculator::Timeout(const Drafter& drafter, absl::Duration last_step) const {
+  const absl::Duration by_rounds = 4 * absl::Seconds(drafter.time.P99RoundSeconds());
+  return std::min(std::max({kShortestTimeout, by_rounds, 2 * last_step}), kLongestTimeout);
+}
+
+void Speculator::AskForDrafts(const StepLoad& load, absl::Duration last_step,
+                              std::span<const std::unique_ptr<Sequence>> running) {
+  if (options_.policy.kind == PolicyKind::kOff) return;
+  candidates_.clear();
+  for (const auto& sequence : running) {
+    if (MayBeDrafted(*sequence)) candidates_.push_back(sequence.get());
+  }
+  if (!candidates_.empty()) {
+    Choose(load);
+    const absl::Duration now = clock_.Now();
+    int asked = 0;
+    for (size_t i = 0; i < candidates_.size(); ++i) {
+      Sequence& sequence = *candidates_[i];
+      if (!chosen_[i]) {
+        Count(DraftFallback::kCost);
+        continue;
+      }
+      const Drafter& drafter = *drafters_[sequence.progress.drafter];
+      Feed(sequence, feeds_[sequence.progress.drafter], Timeout(drafter, last_step), now);
+      asked += sequence.progress.waiting;
+    }
+    if (asked > 0) {
+      const double round = DraftCost(asked, 0);
+      gather_until_ = round > 0 ? now + std::max(kShortestGather, kGatherRounds * absl::Seconds(round))
+                                : now + kShortestTimeout;
+    }
+  }
+  for (size_t i = 0; i < drafters_.size(); ++i) {
+    if (feeds_[i].sequences.empty()) continue;
+    feeds_[i].forgotten = std::exchange(drafters_[i]->forgotten, {});
+    drafters_[i]->stream.link->SendFeed(std::exchange(feeds_[i], {}));
+  }
+}
+
+void Speculator::Feed(Sequence& sequence, speculation::Feed& feed, absl::Duration timeout,
+                      absl::Duration now) {
+  DraftProgress& progress = sequence.progress;
+  Drafter& drafter = *drafters_[progress.drafter];
+  if (!drafter.known.contains(sequence.admission_number()) && !drafter.has_place()) {
+    Count(DraftFallback::kCredit);
+    return;
+  }
+  const bool needs_rows = drafter.stream.hello.row_width > 0;
+  const int32_t missing = sequence.kv_len() - progress.fed;
+  const int32_t num_rows =
+      needs_rows ? static_cast<int32_t>(std::min<int64_t>(missing, drafter.free_rows())) : missing;
+  const bool complete = num_rows == missing;
+  if (complete && !drafter.breaker.Admit(now)) {
+    Count(DraftFallback::kBreaker);
+    return;
+  }
+  if (!complete) {
+    Count(DraftFallback::kCredit);
+    if (num_rows == 0) return;
+  }
+
+  speculation::SequenceFeed entry;
+  entry.id = sequence.admission_number();
+  entry.epoch = sequence.epoch();
+  entry.from = progress.fed;
+  entry.num_rows = num_rows;
+  entry.first_row_number = drafter.rows_sent;
+  const auto tokens = sequence.tokens().subspan(progress.fed, num_rows + 1);
+  entry.tokens.assign(tokens.begin(), tokens.end());
+  if (progress.fed == 0) {
+    const sampling::SamplingParams& s = sequence.request().sampling;
+    entry.sampling = speculation::DraftSampling{s.seed, s.temperature, s.top_k, s.top_p, s.min_p};
+  }
+  if (needs_rows) {
+    for (int32_t p = progress.fed; p < progress.fed + num_rows; ++p) {
+      drafter.stream.link->PutRow(drafter.rows_sent++, rows_.Row(sequence.blocks[p / kBlock], p % kBlock));
+    }
+    const bool shm = drafter.stream.transport == speculation::RowTransport::kSharedMemory;
+    (shm ? stats_.shm_row_bytes : stats_.inline_row_bytes) += num_rows * rows_.row_bytes();
+  }
+  progress.fed += num_rows;
+  drafter.known.insert(sequence.admission_number());
+  if (complete) {
+    entry.draft = true;
+    entry.round = ++progress.round;
+    progress.waiting = true;
+    progress.asked_at = now;
+    progress.give_up_at = now + timeout + num_rows * kTimeoutPerRow;
+  }
+  feed.sequences.push_back(std::move(entry));
+}
+
+}  // namespace tandem::verifier

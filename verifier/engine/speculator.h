@@ -1,0 +1,167 @@
+// The verifier's side of speculation: for whom to ask drafts, what to feed, what to make of the answers.
+//
+// In the order of a round:
+//   AskForDrafts   behind a step: who is to be drafted (policy), rows and tokens to their drafters
+//   Take           drafts have come: those that fit a sequence's present state wait for its next step
+//   Expire         give up on those that are late; a sequence never waits longer than its timeout
+//   PlanWindows    before a step: how many of the drafts at hand to check
+//   Observe        behind it: what of them stood; calibration and history learn
+//
+// A sequence that waits is held out of steps. Where drafter and verifier share cores the whole step waits
+// (nothing is gained by computing beside it, and one step for all reads the weights once); otherwise the
+// others go on, so that drafting and verifying overlap.
+//
+// Nothing here can change the text with coupled acceptance. Not thread-safe: only the step loop calls it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+#include "common/base/thread_pool.h"
+#include "common/models/model.h"
+#include "common/models/row_projection.h"
+#include "verifier/engine/drafter_session.h"
+#include "verifier/engine/row_store.h"
+#include "verifier/engine/sequence.h"
+#include "verifier/scheduling/draft_probe.h"
+#include "verifier/scheduling/window_policy.h"
+
+namespace tandem::verifier {
+
+struct SpeculationOptions {
+  int num_drafters = 0;  // 0 = no speculation
+  WindowPolicy policy;
+  speculation::AcceptanceMode acceptance = speculation::AcceptanceMode::kCoupled;
+  int32_t top_m = 64;  // rejection: pairs per position that drafters send
+  speculation::RowType row_type = speculation::RowType::kBF16;
+  // Benchmarks only: draft k is accepted with probability [k - 1] whatever the target says. Empty = off.
+  std::vector<double> synthetic_acceptance;
+};
+
+// Why a decoding sequence had no drafts in a round: label of spec_fallback_total.
+enum class DraftFallback {
+  kStale,
+  kTimeout,
+  kBreaker,
+  kNoRows,
+  kDrafterDown,
+  kUncalibrated,
+  kCost,
+  kCredit,
+  kPeerProtocol
+};
+inline constexpr std::array<const char*, 9> kDraftFallbackNames = {
+    "stale",        "timeout", "breaker", "no_rows",      "drafter_down",
+    "uncalibrated", "cost",    "credit",  "peer_protocol"};
+
+// Monotonic totals.
+struct SpeculationStats {
+  std::array<int64_t, kDraftFallbackNames.size()> fallbacks = {};
+  int64_t rounds = 0;                            // with a window above 0
+  int64_t proposed = 0;                          // draft tokens received that fitted
+  std::vector<int64_t> checked_at, accepted_at;  // by position in the window
+  double expected_accepted = 0;                  // sum of the survivals of checked drafts
+  int64_t out_of_sync = 0;
+  int64_t inline_row_bytes = 0, shm_row_bytes = 0;  // put into links
+};
+
+class Speculator {
+ public:
+  // Borrows everything but the options.
+  Speculator(const SpeculationOptions& options, const models::Model& model, int32_t max_drafts,
+             RowStore& rows, ThreadPool& pool, const Clock& clock);
+
+  // --- streams
+  // kFailedPrecondition if its rows do not go with this model's or with other drafters'; the stream is then
+  // not open.
+  absl::Status Open(int drafter, DrafterStream stream);
+  // The stream's sequences go to another drafter, with what waits in their blocks, or on without.
+  void Close(int drafter, std::span<const std::unique_ptr<Sequence>> running);
+  void OnProtocolError(int drafter);
+  // The projection of the present rows, and what it is made from; null and empty: none known yet.
+  models::RowProjection* projection() { return projection_.get(); }
+  std::span<const int32_t> taps() const { return taps_; }
+
+  // --- a round
+  // `arrived` = when they did, which may be a step ago.
+  void Take(int drafter, speculation::DraftBatch&& batch, absl::Duration arrived,
+            std::span<const std::unique_ptr<Sequence>> running);
+  void Expire(std::span<const std::unique_ptr<Sequence>> running);
+  // Whether the sequence takes no part in the next step, or nobody does.
+  bool Holds(const Sequence& sequence) const { return sequence.progress.waiting; }
+  bool HoldsAll(std::span<const std::unique_ptr<Sequence>> running) const;
+  // When Expire or HoldsAll will say something else without anything having come; infinite if never.
+  absl::Duration NextChange(std::span<const std::unique_ptr<Sequence>> running) const;
+  // Sets drafts.window of the given sequences, whose drafts fit. load.draft_seconds is filled in here.
+  void PlanWindows(StepLoad load, std::span<Sequence* const> sequences);
+  // `checked` drafts of a window were looked at (fewer than planned behind an end), `accepted` stood.
+  void Observe(Sequence& sequence, int checked, int accepted);
+  // load describes the step after this one, without drafts.
+  void AskForDrafts(const StepLoad& load, absl::Duration last_step,
+                    std::span<const std::unique_ptr<Sequence>> running);
+  // The sequence has ended, or is about to.
+  void Forget(Sequence& sequence);
+  // What remains to be said to drafters (forgotten sequences) goes out.
+  void Flush();
+
+  // Seconds from request to arrival of the drafts taken since the last call.
+  std::vector<double> TakeWaits() { return std::exchange(waits_, {}); }
+
+  const SpeculationStats& stats() const { return stats_; }
+  std::span<const std::unique_ptr<Drafter>> drafters() const { return drafters_; }
+  const SpeculationOptions& options() const { return options_; }
+
+ private:
+  static constexpr absl::Duration kShortestTimeout = absl::Milliseconds(200);
+  static constexpr absl::Duration kLongestTimeout = absl::Seconds(5);
+  static constexpr int kMaxOutOfSync = 3;
+
+  absl::Status UseProjection(const DrafterStream& stream);
+  Drafter* Assign(Sequence& sequence);
+  bool IsKnown(const Sequence& sequence) const;
+  void Leave(Sequence& sequence);
+  absl::Duration Timeout(const Drafter& drafter, absl::Duration last_step) const;
+  void TakeOne(Drafter& drafter, int index, speculation::SequenceDraft&& draft, absl::Duration arrived,
+               std::span<const std::unique_ptr<Sequence>> running);
+  void TakeOutOfSync(Drafter& drafter, int index, const speculation::OutOfSync& entry,
+                     std::span<const std::unique_ptr<Sequence>> running);
+  bool MayBeDrafted(Sequence& sequence);
+  bool HasRows(const Sequence& sequence, int32_t begin) const;
+  void Choose(const StepLoad& load);
+  void Feed(Sequence& sequence, speculation::Feed& feed, absl::Duration timeout, absl::Duration now);
+  double DraftCost(int num_sequences, double step_seconds) const;
+  void Count(DraftFallback reason) { ++stats_.fallbacks[static_cast<size_t>(reason)]; }
+
+  const SpeculationOptions options_;
+  const models::Model& model_;
+  const int32_t max_drafts_;
+  RowStore& rows_;
+  ThreadPool& pool_;
+  const Clock& clock_;
+  std::vector<std::unique_ptr<Drafter>> drafters_;
+  std::unique_ptr<models::RowProjection> projection_;
+  std::vector<int32_t> taps_;
+  uint64_t last_session_ = 0;
+  absl::Duration gather_until_ = absl::ZeroDuration();  // a step for all waits until then at most
+  DraftProbe probe_;
+  SpeculationStats stats_;
+  std::vector<double> waits_;
+
+  // Work areas, reused.
+  std::vector<Sequence*> candidates_;
+  std::vector<DraftCandidate> wishes_;
+  std::vector<bool> chosen_;
+  std::vector<double> costs_;
+  std::vector<DraftedSequence> drafted_;
+  std::vector<std::vector<double>> survivals_, confidences_;
+  std::vector<int> windows_;
+  std::vector<speculation::Feed> feeds_;
+};
+
+}  // namespace tandem::verifier

@@ -1,0 +1,226 @@
+// Speculation over fakes: whatever drafters do, the text is what it is without them, and what they are fed is
+// what the model has computed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "verifier/engine/fake_drafter.h"
+#include "verifier/engine/mixed_requests.h"
+
+namespace tandem::verifier {
+namespace {
+
+using testing::Bench;
+using testing::ExpectSame;
+using testing::FakeDrafter;
+using testing::FakeGateway;
+using testing::MixedRequest;
+using testing::Options;
+using testing::Outcome;
+using testing::RunAlone;
+using testing::RunToEnd;
+
+constexpr int kRequests = 48;
+
+const std::vector<Outcome>& Alone() {
+  static const auto& alone = *new std::vector<Outcome>(RunAlone(kRequests));
+  return alone;
+}
+
+std::vector<std::vector<int32_t>> Texts() {
+  std::vector<std::vector<int32_t>> texts;
+  for (int i = 0; i < kRequests; ++i) {
+    texts.push_back(MixedRequest(i).tokens);
+    texts.back().insert(texts.back().end(), Alone()[i].output.begin(), Alone()[i].output.end());
+  }
+  return texts;
+}
+
+EngineOptions SpeculationOptionsOf(const std::string& policy, int blocks = 4096, int num_drafters = 1) {
+  EngineOptions options = Options(0);
+  options.speculation.num_drafters = num_drafters;
+  options.speculation.policy = *ParseWindowPolicy(policy);
+  const int64_t row_bytes = RowStore::BlockBytes(options.speculation.row_type, testing::FakeModel::kHidden);
+  options.kv_bytes = blocks * (testing::kBlockBytes + row_bytes);
+  return options;
+}
+
+// All requests at once with these drafters; `each_step` may do what it likes to them.
+EngineStats RunWith(
+    Bench& setup, std::vector<FakeDrafter*> drafters, const std::function<void(int)>& each_step = [](int) {},
+    absl::Duration tick = absl::Milliseconds(10)) {
+  for (size_t i = 0; i < drafters.size(); ++i) {
+    drafters[i]->Tell(Texts());
+    EXPECT_TRUE(setup.engine->OpenDrafter(static_cast<int>(i), drafters[i]->NewStream()).ok());
+  }
+  FakeGateway gateway(*setup.engine, 1);
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < kRequests; ++i) ids.push_back(gateway.Submit(MixedRequest(i)));
+  int step = 0;
+  RunToEnd(*setup.engine, {&gateway}, [&] {
+    setup.clock.Advance(tick);
+    each_step(step++);
+    for (FakeDrafter* drafter : drafters) drafter->Deliver(*setup.engine, setup.clock.Now());
+  });
+  for (int i = 0; i < kRequests; ++i) ExpectSame(gateway.outcome(ids[i]), Alone()[i], i);
+  const EngineStats stats = setup.engine->stats();
+  EXPECT_EQ(stats.running_sequences, 0);
+  EXPECT_EQ(stats.blocks_free + stats.blocks_cached, stats.blocks_total);
+  for (FakeDrafter* drafter : drafters) {
+    EXPECT_TRUE(!drafter->open || drafter->num_known() == 0) << "sequences it was not told to forget";
+  }
+  return stats;
+}
+
+TEST(SpeculationTest, EveryPolicyGivesTheSameText) {
+  for (const char* policy : {"off", "fixed:0", "fixed:1", "fixed:3", "fixed:7", "threshold:0.5", "prefix"}) {
+    SCOPED_TRACE(policy);
+    Bench setup(SpeculationOptionsOf(policy));
+    FakeDrafter drafter(0, {}, 1);
+    const EngineStats stats = RunWith(setup, {&drafter});
+    const bool drafts = std::string_view(policy) != "off" && std::string_view(policy) != "fixed:0";
+    EXPECT_EQ(drafter.num_requests > 0, drafts);
+    // With times that stand still `prefix` sees nothing to gain; what it chooses is window_policy_test's.
+    if (std::string_view(policy) == "prefix") continue;
+    EXPECT_EQ(stats.checked > 0, drafts);
+    EXPECT_EQ(stats.accepted > 0, drafts);
+    EXPECT_EQ(stats.accepted < stats.checked, drafts && std::string_view(policy).starts_with("fixed"));
+  }
+}
+
+TEST(SpeculationTest, TokenDraftersNeedNoRows) {
+  Bench setup(SpeculationOptionsOf("fixed:4"));
+  FakeDrafter drafter(0, {.rows = false}, 2);
+  const EngineStats stats = RunWith(setup, {&drafter});
+  EXPECT_GT(stats.accepted, 100);
+  EXPECT_EQ(stats.speculation.inline_row_bytes, 0);
+}
+
+TEST(SpeculationTest, PreemptionAndPrefixHitsKeepDraftersFed) {
+  for (const bool prefix_cache : {false, true}) {
+    EngineOptions options = SpeculationOptionsOf("fixed:5", 40);
+    options.prefix_cache = prefix_cache;
+    Bench setup(options);
+    FakeDrafter drafter(0, {}, 3);
+    const EngineStats stats = RunWith(setup, {&drafter});
+    EXPECT_GT(stats.preemptions, 0);
+    EXPECT_GT(stats.accepted, 100);
+    EXPECT_EQ(stats.cached_prompt_tokens > 0, prefix_cache);
+    EXPECT_EQ(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kNoRows)], 0);
+  }
+}
+
+TEST(SpeculationTest, LateSilentForgetfulAndGarbledAnswersCostOnlyTime) {
+  Bench setup(SpeculationOptionsOf("fixed:4"));
+  FakeDrafter drafter(0, {.late = 0.3, .silent = 0.02, .forgetful = 0.05, .garbled = 0.05}, 4);
+  const EngineStats stats = RunWith(setup, {&drafter});
+  EXPECT_GT(stats.accepted, 0);
+  EXPECT_GT(stats.speculation.out_of_sync, 0);
+  EXPECT_GT(drafter.num_restarts, 0);
+  EXPECT_GT(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kStale)], 0);
+  EXPECT_GT(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kTimeout)], 0);
+}
+
+TEST(SpeculationTest, ASilentDrafterOpensTheBreakerAndIsProbedAgain) {
+  Bench setup(SpeculationOptionsOf("fixed:4"));
+  FakeDrafter drafter(0, {}, 5);
+  const auto silent_at_first = [&](int step) {
+    drafter.behaviour.silent = step < 20 ? 1 : 0;
+    if (step != 19) return;
+    EXPECT_EQ(setup.engine->stats().drafters[0].breaker, DraftBreaker::State::kOpen);
+    EXPECT_EQ(setup.engine->stats().accepted, 0);
+  };
+  const EngineStats stats = RunWith(setup, {&drafter}, silent_at_first, absl::Milliseconds(50));
+  EXPECT_GT(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kBreaker)], 0);
+  EXPECT_EQ(stats.drafters[0].breaker, DraftBreaker::State::kClosed);
+  EXPECT_GT(stats.accepted, 0);
+}
+
+TEST(SpeculationTest, ADrafterThatDiesIsFedAnewFromTheBlocks) {
+  Bench setup(SpeculationOptionsOf("fixed:4"));
+  FakeDrafter drafter(0, {}, 6);
+  int64_t deaths = 0;
+  const EngineStats stats = RunWith(setup, {&drafter}, [&](int step) {
+    if (step % 8 == 7 && drafter.open) {
+      setup.engine->CloseDrafter(0);
+      drafter.open = false;
+      ++deaths;
+    } else if (step % 8 == 2 && !drafter.open) {
+      EXPECT_TRUE(setup.engine->OpenDrafter(0, drafter.NewStream()).ok());
+    }
+  });
+  EXPECT_GT(deaths, 3);
+  EXPECT_GT(stats.accepted, 100);
+  EXPECT_GT(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kDrafterDown)], 0);
+  EXPECT_EQ(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kNoRows)], 0);
+}
+
+TEST(SpeculationTest, BlocksOfAnotherProjectionHaveNoRowsUntilComputedAnew) {
+  Bench setup(SpeculationOptionsOf("fixed:4"));
+  FakeDrafter drafter(0, {}, 7);
+  const EngineStats stats = RunWith(setup, {&drafter}, [&](int step) {
+    if (step != 12) return;
+    setup.engine->CloseDrafter(0);
+    EXPECT_TRUE(setup.engine->OpenDrafter(0, drafter.NewStream("p2")).ok());
+  });
+  EXPECT_GT(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kNoRows)], 0);
+  EXPECT_GT(stats.accepted, 0);
+}
+
+TEST(SpeculationTest, TwoDraftersShareTheSequencesAndOneTakesOverForTheOther) {
+  Bench setup(SpeculationOptionsOf("fixed:4", 4096, 2));
+  FakeDrafter first(0, {}, 8), second(1, {}, 9);
+  int64_t at_death = 0;
+  RunWith(setup, {&first, &second}, [&](int step) {
+    if (step != 6) return;
+    EXPECT_GT(first.num_requests, 0);
+    EXPECT_GT(second.num_requests, 0);
+    at_death = second.num_requests;
+    setup.engine->CloseDrafter(0);
+    first.open = false;
+  });
+  EXPECT_GT(second.num_requests, at_death);
+}
+
+TEST(SpeculationTest, DraftersOfOneListMustHaveOneProjection) {
+  Bench setup(SpeculationOptionsOf("prefix", 4096, 2));
+  FakeDrafter first(0, {}, 1), second(1, {}, 2);
+  ASSERT_TRUE(setup.engine->OpenDrafter(0, first.NewStream("p1")).ok());
+  const absl::Status refused = setup.engine->OpenDrafter(1, second.NewStream("p2"));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("projection_hash"));
+}
+
+TEST(SpeculationTest, CreditAndPlacesAreNeverExceeded) {
+  Bench setup(SpeculationOptionsOf("fixed:4"));
+  FakeDrafter drafter(0, {.rows_at_once = 24, .max_sequences = 3}, 10);  // which checks both itself
+  const EngineStats stats = RunWith(setup, {&drafter});
+  EXPECT_GT(stats.accepted, 0);
+  EXPECT_GT(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kCredit)], 0);
+}
+
+TEST(SpeculationTest, AWaitEndsByItselfAtTheTimeout) {
+  Bench setup(SpeculationOptionsOf("fixed:4"));
+  FakeDrafter drafter(0, {.silent = 1}, 11);
+  ASSERT_TRUE(setup.engine->OpenDrafter(0, drafter.NewStream()).ok());
+  FakeGateway gateway(*setup.engine, 1);
+  Admission request;
+  request.tokens = {1, 2, 3};
+  request.prompt_length = 3;
+  request.max_tokens = 20;
+  gateway.Submit(request);
+  gateway.SendPlan();
+  while (setup.engine->HasWork()) setup.engine->Step();
+  EXPECT_EQ(drafter.num_requests, 1);
+  const absl::Duration until = setup.engine->NextChange();
+  ASSERT_LT(until, absl::InfiniteDuration());
+  setup.clock.Advance(until - setup.clock.Now() - absl::Nanoseconds(1));
+  EXPECT_FALSE(setup.engine->HasWork());
+  setup.clock.Advance(absl::Nanoseconds(1));
+  EXPECT_TRUE(setup.engine->HasWork());
+  const int64_t before = setup.engine->stats().generated_tokens;
+  setup.engine->Step();
+  EXPECT_EQ(setup.engine->stats().generated_tokens, before + 1);
+}
+
+}  // namespace
+}  // namespace tandem::verifier
