@@ -57,12 +57,20 @@ std::string ProcValue(const std::string& path, const std::string& key) {
 }
 
 void CheckProcessor(Findings& findings) {
+  // The verifier follows this variable, and does not start with a target that the machine lacks.
+  const absl::Status chosen = kernels::SelectTargetFromEnvironment();
+  if (!chosen.ok()) {
+    findings.Problem(std::string(chosen.message()), "unset TANDEM_TARGET, or set it to one of those");
+  }
+  const std::string best = kernels::AvailableTargets().front();
   const std::string model = ProcValue("/proc/cpuinfo", "model name");
   const std::string target = kernels::ActiveTarget();
   const std::string what =
       fmt::format("processor: {}, {} cores, kernels for {}", model.empty() ? "unknown" : model,
                   sysconf(_SC_NPROCESSORS_ONLN), target);
-  if (target == "SCALAR") {
+  if (chosen.ok() && target != best) {
+    findings.Note(what, fmt::format("TANDEM_TARGET says so; without it {} is used", best));
+  } else if (target == "SCALAR") {
     findings.Problem(what, "no AVX2 (x86) or NEON (Arm): it runs, many times slower; use a newer processor");
   } else {
     findings.Fine(what);
