@@ -20,6 +20,10 @@ class InstantLoop : public StepLoop {
     return 1;
   }
   void CloseStream(StreamId) override { sink_ = nullptr; }
+  void OpenDrafter(int, DrafterStream, std::function<void(absl::Status)>) override {}
+  void CloseDrafter(int) override {}
+  void PostDrafts(int, speculation::DraftBatch) override {}
+  void PostDrafterProtocolError(int) override {}
   void PostPlan(StreamId, Plan plan) override {
     plans.push_back(plan);
     if (!answer_) return;

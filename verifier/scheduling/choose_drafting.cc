@@ -99,7 +99,7 @@ class DraftingSearch {
     const double draft_seconds = draft_seconds_of_[num_drafted];
     size_t next = 0;
     const FrontierPoint best = SearchFrontier(
-        load_.num_anchors, MaxDraftRows(load_, num_drafts), load_.no_look_ahead,
+        load_.num_anchors, MaxDraftRows(WindowPolicy{}, load_, num_drafts), load_.no_look_ahead,
         [&](double& survival) {
           while (next < ranks_.size() && !is_drafted(ranks_[next])) ++next;
           if (next == ranks_.size()) return false;

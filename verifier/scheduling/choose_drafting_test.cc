@@ -60,7 +60,7 @@ TEST(ChooseDrafting, AllNoneOrSomeByPolicyAndLoad) {
       {"off", {.policy = "off"}, 0},
       {"fixed:0", {.policy = "fixed:0"}, 0},
       {"fixed:3, whatever it costs", {.policy = "fixed:3", .draft_base = 30e-3}, 8},
-      {"fixed:3, saturated", {.policy = "fixed:3", .utilization = 1}, 0},
+      {"fixed:3, saturated", {.policy = "fixed:3", .utilization = 1}, 8},
       {"threshold, whatever it costs", {.policy = "threshold:0.5", .draft_base = 30e-3}, 8},
       {"each sequence costs too much", {.draft_slope = 10e-3}, 0},
   };

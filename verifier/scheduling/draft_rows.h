@@ -10,13 +10,14 @@
 
 namespace tandem::verifier {
 
-// Of `num_drafts` at hand; never more than load.max_draft_rows. Falls as load.utilization rises; one that is
-// no number counts as saturated.
-inline int MaxDraftRows(const StepLoad& load, int64_t num_drafts) {
+// Of `num_drafts` at hand; never more than load.max_draft_rows. With `prefix` it falls as load.utilization
+// rises, and one that is no number counts as saturated; the other policies do as they are told at any load.
+inline int MaxDraftRows(const WindowPolicy& policy, const StepLoad& load, int64_t num_drafts) {
+  const int64_t room = std::min<int64_t>(std::max(load.max_draft_rows, 0), num_drafts);
+  if (policy.kind != PolicyKind::kPrefix) return static_cast<int>(room);
   const double free_share =
       (kSaturatedUtilization - load.utilization) / (kSaturatedUtilization - kBusyUtilization);
   if (!(free_share > 0)) return 0;
-  const int64_t room = std::min<int64_t>(std::max(load.max_draft_rows, 0), num_drafts);
   return static_cast<int>(std::floor(static_cast<double>(room) * std::min(free_share, 1.0)));
 }
 
@@ -24,7 +25,8 @@ inline int MaxDraftRows(const StepLoad& load, int64_t num_drafts) {
 inline bool MayDraft(const WindowPolicy& policy, const StepLoad& load) {
   if (policy.kind == PolicyKind::kOff) return false;
   if (policy.kind == PolicyKind::kFixed && policy.fixed_window == 0) return false;
-  return load.max_draft_rows > 0 && load.utilization < kSaturatedUtilization;
+  if (load.max_draft_rows <= 0) return false;
+  return policy.kind != PolicyKind::kPrefix || load.utilization < kSaturatedUtilization;
 }
 
 }  // namespace tandem::verifier

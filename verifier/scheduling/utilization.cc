@@ -10,7 +10,7 @@ void Utilization::Observe(const StepOccupancy& load) {
   TANDEM_CHECK(load.knee >= 1 && load.kv_blocks_total > 0);
   TANDEM_CHECK(load.kv_blocks_in_use >= 0 && load.kv_blocks_in_use <= load.kv_blocks_total);
   const double num_tokens = static_cast<double>(load.num_anchors) + load.num_prefill_tokens;
-  steps_[next_] = {num_tokens / load.knee,
+  steps_[next_] = {std::min(num_tokens / load.knee, kMostOfAStep),
                    static_cast<double>(load.kv_blocks_in_use) / static_cast<double>(load.kv_blocks_total)};
   next_ = (next_ + 1) % kWindow;
   num_steps_ = std::min(num_steps_ + 1, kWindow);

@@ -29,6 +29,8 @@ struct StepOccupancy {
 class Utilization {
  public:
   static constexpr size_t kWindow = 16;  // steps
+  // What one step counts at most: a single long prompt is not yet a load that lasts.
+  static constexpr double kMostOfAStep = 2;
 
   void Observe(const StepOccupancy& load);
   // Nothing runs any more: no step will come that could lower the mean, so it starts afresh at 0.

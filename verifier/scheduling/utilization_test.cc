@@ -50,7 +50,7 @@ TEST(Utilization, ForgetsAStepAfterExactlySixteenMore) {
   utilization.Observe({.num_anchors = 16, .knee = 1, .kv_blocks_in_use = 0, .kv_blocks_total = 1});
   const StepOccupancy none = {.knee = 1, .kv_blocks_total = 1};
   for (size_t i = 1; i < Utilization::kWindow; ++i) utilization.Observe(none);
-  EXPECT_DOUBLE_EQ(utilization.tokens_ratio(), 1.0);  // 16 / 16 steps
+  EXPECT_DOUBLE_EQ(utilization.tokens_ratio(), Utilization::kMostOfAStep / 16);
   utilization.Observe(none);
   EXPECT_DOUBLE_EQ(utilization.tokens_ratio(), 0.0);
 }

@@ -157,7 +157,7 @@ void ChooseWindows(const WindowPolicy& policy, const StepLoad& load,
     num_drafts += static_cast<int64_t>(sequence.survivals.size());
   }
   // The limit counts drafts, not survivals: it may be used without looking ahead.
-  const int max_rows = MaxDraftRows(load, num_drafts);
+  const int max_rows = MaxDraftRows(policy, load, num_drafts);
   if (max_rows == 0) return;
   if (policy.kind == PolicyKind::kPrefix) {
     TANDEM_CHECK(load.step_time != nullptr);

@@ -172,6 +172,8 @@ TEST(ChooseWindows, ProbesAreCheckedWhetherTheyPayOrNot) {
   load.utilization = 1;
   ChooseWindows(Policy("prefix"), load, sequences, windows);
   EXPECT_THAT(windows, ElementsAre(0, 0));
+  ChooseWindows(Policy("fixed:1"), load, sequences, windows);  // does as it is told
+  EXPECT_THAT(windows, ElementsAre(1, 1));
 }
 
 TEST(MaxDraftRows, ShrinkFromBusyToSaturated) {
@@ -188,13 +190,13 @@ TEST(MaxDraftRows, ShrinkFromBusyToSaturated) {
                       {0, 100, 0, 0},      {-1, 100, 100, 100}};
   for (const Row& row : rows) {
     const StepLoad load = {.max_draft_rows = row.max_draft_rows, .utilization = row.utilization};
-    EXPECT_NEAR(MaxDraftRows(load, row.num_drafts), row.expected, row.utilization == half ? 1 : 0)
+    EXPECT_NEAR(MaxDraftRows(Policy("prefix"), load, row.num_drafts), row.expected, row.utilization == half ? 1 : 0)
         << row.utilization << " " << row.max_draft_rows << " " << row.num_drafts;
   }
 }
 
 // Over random snapshots and all policies: windows within what is there, rows within the limit, and more
-// utilization, all else equal, lengthens none of them and ends at 0.
+// utilization, all else equal, lengthens none of them and, with `prefix`, ends at 0.
 TEST(ChooseWindows, RaisingUtilizationNeverLengthensAWindow) {
   std::mt19937_64 rng(1);
   std::uniform_real_distribution<double> unit(0, 1);
@@ -241,10 +243,12 @@ TEST(ChooseWindows, RaisingUtilizationNeverLengthensAWindow) {
         if (!previous.empty() && windows != previous) ++num_shortened;
         previous = windows;
       }
-      ASSERT_EQ(std::accumulate(previous.begin(), previous.end(), 0), 0) << policy;
+      if (Policy(policy).kind == PolicyKind::kPrefix) {
+        ASSERT_EQ(std::accumulate(previous.begin(), previous.end(), 0), 0);
+      }
     }
   }
-  EXPECT_GT(num_shortened, 1000);
+  EXPECT_GT(num_shortened, 300);
 }
 
 // Against all choices of windows, on small snapshots.

@@ -31,6 +31,10 @@ class FakeStepLoop : public StepLoop {
     absl::MutexLock lock(&mu_);
     sinks_.erase(stream);
   }
+  void OpenDrafter(int, DrafterStream, std::function<void(absl::Status)>) override {}
+  void CloseDrafter(int) override {}
+  void PostDrafts(int, speculation::DraftBatch) override {}
+  void PostDrafterProtocolError(int) override {}
   void PostPlan(StreamId, Plan plan) override {
     absl::MutexLock lock(&mu_);
     plans_.push_back(std::move(plan));
