@@ -97,7 +97,7 @@ void DraftEngine::CloseStream(StreamId id) {
 // --- What arrives ---
 
 int64_t DraftEngine::RowsGranted(const Stream& stream) const {
-  return stream.rows_received - stream.rows_pending + options_.row_window;
+  return stream.rows_received - (width_ > 0 ? stream.rows_pending : 0) + options_.row_window;
 }
 
 absl::Status DraftEngine::CheckOrder(const Stream& stream, const speculation::Feed& feed) const {
@@ -109,7 +109,7 @@ absl::Status DraftEngine::CheckOrder(const Stream& stream, const speculation::Fe
       return InvalidArgument("sequence {} must have at most {} rows, got {} + {}", entry.id,
                              max_context_rows_, entry.from, entry.num_rows);
     }
-    if (entry.num_rows == 0) continue;
+    if (entry.num_rows == 0 || width_ == 0) continue;  // rows without values are not counted
     if (entry.first_row_number != next) {
       return InvalidArgument("first_row_number of sequence {} must be {}, got {}", entry.id, next,
                              entry.first_row_number);
@@ -153,7 +153,7 @@ absl::Status DraftEngine::ApplyFeed(StreamId id, speculation::Feed feed) {
   for (speculation::SequenceFeed& entry : feed.sequences) {
     const auto entry_rows = rows.first(entry.num_rows * row_bytes);
     rows = rows.subspan(entry_rows.size());
-    stream.rows_received += entry.num_rows;
+    if (width_ > 0) stream.rows_received += entry.num_rows;
     if (!entry.tokens.empty()) RETURN_IF_ERROR(ApplyEntry(stream, entry, entry_rows));
   }
   return absl::OkStatus();

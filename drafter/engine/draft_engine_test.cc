@@ -513,7 +513,7 @@ TEST_F(DraftEngineTest, RowsMayLieElsewhere) {
 
 TEST_F(DraftEngineTest, AModelWithoutRowsOrMemoryNeedsNeither) {
   const auto model = NewNgramDrafter({.block_size = 3});
-  auto engine = *DraftEngine::Create({.kv_bytes = 0}, *model);
+  auto engine = *DraftEngine::Create({.kv_bytes = 0, .row_window = 2}, *model);  // no credit is needed either
   engine->OpenStream(kStream, {});
   speculation::Feed feed;
   feed.number = 1;

@@ -1,7 +1,6 @@
 #include "gateway/run_link/run_link.h"
 
 #include <grpcpp/client_context.h>
-#include <grpcpp/create_channel.h>
 #include <grpcpp/support/client_callback.h>
 
 #include <exception>
@@ -13,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/status.h"
+#include "common/rpc/callback_threads.h"
 #include "common/rpc/grpc_status.h"
 #include "common/rpc/stream_writer.h"
 #include "gateway/run_link/run_messages.h"
@@ -22,24 +22,6 @@ namespace tandem::gateway {
 namespace {
 
 using Writer = rpc::StreamWriter<v1::RunRequest>;
-
-// gRPC 1.51 runs callbacks on threads that end with the process's last user of them, and that end is not safe
-// while one of them returns from a callback (an abort on a reference count, in one of ten runs of this file's
-// test). So one user stays for ever: a channel to nowhere, on which a call has been made.
-void KeepCallbackThreads() {
-  struct Reactor : grpc::ClientBidiReactor<v1::RunRequest, v1::RunResponse> {
-    void OnDone(const grpc::Status&) override { delete this; }
-    grpc::ClientContext context;
-  };
-  static v1::Verifier::Stub* const stub = [] {
-    auto* made = new v1::Verifier::Stub(grpc::CreateCustomChannel("", nullptr, {}));
-    auto* reactor = new Reactor;
-    made->async()->Run(&reactor->context, reactor);
-    reactor->StartCall();
-    return made;
-  }();
-  static_cast<void>(stub);
-}
 
 // What waits to be sent on one stream. Thread-safe.
 class Outbox {
@@ -241,7 +223,7 @@ class RunLink : public VerifierLink {
 }  // namespace
 
 std::unique_ptr<VerifierLink> NewRunLink(const Address& address, const rpc::ChannelOptions& options) {
-  KeepCallbackThreads();
+  rpc::KeepCallbackThreads();
   return std::make_unique<RunLink>(address, options);
 }
 
