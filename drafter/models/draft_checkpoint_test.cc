@@ -18,8 +18,9 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-const std::filesystem::path kPair = testing::GoldenDir() / "drafters/trained_pair/drafter";
-const std::filesystem::path kEagle3 = testing::GoldenDir() / "drafters/cases/eagle3/drafter";
+// Of this repository: the messages below name their sizes.
+const auto kGolden = std::filesystem::path(TANDEM_SOURCE_DIR) / "tests/golden/drafters";
+const auto kPair = kGolden / "trained_pair/drafter", kEagle3 = kGolden / "cases/eagle3/drafter";
 
 // What loading answers after a change; the file or directory must be named.
 template <typename Change>
