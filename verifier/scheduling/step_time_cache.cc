@@ -11,6 +11,7 @@
 
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "verifier/scheduling/step_time_json.h"
 
 namespace tandem::verifier {
 namespace {
@@ -72,36 +73,15 @@ absl::Status WriteAll(int fd, const std::string& text, const std::string& path) 
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> Number(const json& object, const char* field) {
-  const auto it = object.find(field);
-  if (it == object.end() || !it->is_number()) return InvalidArgument("{}: missing or not a number", field);
-  return it->get<double>();
-}
-
 absl::StatusOr<StepTimeParameters> ParseParameters(const json& file, const std::string& numerics_id) {
   if (!file.is_object()) return InvalidArgument("not a JSON object");
-  ASSIGN_OR_RETURN(const double format, Number(file, "format"));
-  if (format != kFormat) return InvalidArgument("format: must be {}, is {}", kFormat, format);
+  const auto format = file.find("format");
+  if (format == file.end() || *format != kFormat) return InvalidArgument("format: must be {}", kFormat);
   const auto id = file.find("numerics_id");
   if (id == file.end() || !id->is_string() || id->get_ref<const std::string&>() != numerics_id) {
     return InvalidArgument("numerics_id: not '{}'", numerics_id);
   }
-  StepTimeParameters parameters;
-  const auto table = file.find("table_seconds");
-  if (table == file.end() || !table->is_array() || table->size() != parameters.table_seconds.size()) {
-    return InvalidArgument("table_seconds: must be {} numbers", parameters.table_seconds.size());
-  }
-  for (size_t i = 0; i < parameters.table_seconds.size(); ++i) {
-    if (!(*table)[i].is_number()) return InvalidArgument("table_seconds[{}]: not a number", i);
-    parameters.table_seconds[i] = (*table)[i].get<double>();
-  }
-  ASSIGN_OR_RETURN(const double num_known, Number(file, "num_known_points"));
-  if (!(num_known >= 0 && num_known <= 1000)) return InvalidArgument("num_known_points: is {}", num_known);
-  parameters.num_known_points = static_cast<int>(num_known);
-  ASSIGN_OR_RETURN(parameters.kappa_seconds, Number(file, "kappa_seconds"));
-  ASSIGN_OR_RETURN(parameters.pi_seconds, Number(file, "pi_seconds"));
-  ASSIGN_OR_RETURN(parameters.offset_seconds, Number(file, "offset_seconds"));
-  return parameters;
+  return StepTimeFromJson(file);
 }
 
 }  // namespace
@@ -126,14 +106,9 @@ absl::StatusOr<StepTimeModel> LoadStepTime(const std::string& path, const std::s
 
 absl::Status SaveStepTime(const StepTimeModel& model, const std::string& path,
                           const std::string& numerics_id) {
-  const StepTimeParameters& p = model.parameters();
-  const json file = {{"format", kFormat},
-                     {"numerics_id", numerics_id},
-                     {"table_seconds", p.table_seconds},
-                     {"num_known_points", p.num_known_points},
-                     {"kappa_seconds", p.kappa_seconds},
-                     {"pi_seconds", p.pi_seconds},
-                     {"offset_seconds", p.offset_seconds}};
+  json file = StepTimeToJson(model.parameters());
+  file["format"] = kFormat;
+  file["numerics_id"] = numerics_id;
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
   if (error) return Unavailable("cannot create the directory of {}: {}", path, error.message());
