@@ -23,7 +23,9 @@
 #include "common/kernels/kv_cache.h"
 #include "common/models/model.h"
 #include "common/rpc/grpc_logs.h"
+#include "common/rpc/protocol_version.h"
 #include "common/rpc/server.h"
+#include "common/speculation/local_machine.h"
 #include "common/telemetry/health.h"
 #include "common/telemetry/logs.h"
 #include "common/telemetry/metrics.h"
@@ -33,7 +35,9 @@
 #include "verifier/engine/step_loop.h"
 #include "verifier/engine_metrics.h"
 #include "verifier/scheduling/step_time_cache.h"
+#include "verifier/service/drafter_connections.h"
 #include "verifier/service/run_service.h"
+#include "verifier/service/speculate_link.h"
 #include "verifier/verifier_options.h"
 #include "verifier/warm_up.h"
 
@@ -145,6 +149,7 @@ class Verifier {
     watchdog_ = std::make_unique<telemetry::Watchdog>(
         telemetry::WatchdogOptions{}, [loop = loop_.get()] { return loop->stalled_for(); }, health_);
     RETURN_IF_ERROR(WarmUp(*loop_, kWarmUpPatience));
+    ConnectDrafters(identity);
     service_.Open(identity, *loop_);
     ReportLoad(identity, absl::Now() - start);
     return absl::OkStatus();
@@ -161,6 +166,7 @@ class Verifier {
     service_.Drain(options_.drain_timeout);
     server_->Shutdown(absl::ZeroDuration());
     watchdog_.reset();
+    drafters_.reset();
     engine_metrics_.Follow(nullptr);
     loop_.reset();
     log_.Info("stopped");
@@ -172,6 +178,34 @@ class Verifier {
   }
 
  private:
+  void ConnectDrafters(const RunIdentity& identity) {
+    if (options_.drafters.empty()) return;
+    const SpeculationOptions& speculation = engine_->options().speculation;
+    speculation::VerifierHello hello;
+    hello.protocol_major = rpc::kProtocolMajor;
+    hello.protocol_minor = rpc::kProtocolMinor;
+    hello.incarnation = identity.incarnation;
+    hello.sampling_version = rpc::kSamplingVersion;
+    hello.acceptance = speculation.acceptance;
+    hello.top_m = speculation.acceptance == speculation::AcceptanceMode::kRejection ? speculation.top_m : 0;
+    hello.target_fingerprint = identity.model_fingerprint;
+    hello.vocab_size = identity.vocab_size;
+    hello.hidden_size = static_cast<int32_t>(model_->config().hidden_size);
+    hello.num_layers = static_cast<int32_t>(model_->config().num_layers);
+    hello.max_model_len = identity.max_model_len;
+    hello.row_type = speculation.row_type;
+    const speculation::LocalMachine machine = speculation::ReadLocalMachine();
+    hello.boot_id = machine.boot_id;
+    hello.uid = machine.uid;
+    std::vector<DrafterEndpoint> endpoints;
+    for (const Address& address : options_.drafters) {
+      endpoints.push_back({NewSpeculateLink(address), address.is_local()});
+    }
+    // A drafter elsewhere does not share this machine's boot id, so the offer is harmless there.
+    hello.shared_memory = options_.row_transport != "inline";
+    drafters_ = std::make_unique<DrafterConnections>(std::move(endpoints), hello, *loop_, metrics_, log_);
+  }
+
   void ReportLoad(const RunIdentity& identity, absl::Duration took) {
     metrics_.AddGauge("model_load_bytes", "Packed weights in memory")
         .Set(static_cast<double>(model_->WeightBytes()));
@@ -203,6 +237,7 @@ class Verifier {
   std::unique_ptr<models::Model> model_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<StepLoop> loop_;
+  std::unique_ptr<DrafterConnections> drafters_;
   RunService service_;
   std::unique_ptr<telemetry::Watchdog> watchdog_;
   std::unique_ptr<telemetry::MetricsServer> metrics_server_;

@@ -99,7 +99,6 @@ absl::Status CheckVerifierOptions(const VerifierOptions& options) {
         "in each step; got {}",
         options.max_step_tokens, options.max_num_seqs);
   }
-  if (!options.drafters.empty()) return Unimplemented("--drafter is not built yet");
   RETURN_IF_ERROR(ParseWindowPolicy(options.policy).status());
   RETURN_IF_ERROR(ParseSyntheticAcceptance(options.synthetic_acceptance).status());
   return absl::OkStatus();

@@ -77,7 +77,7 @@ TEST(WarmUp, GivesUpOnALoopThatDoesNotStep) {
 
 TEST(EngineMetrics, FollowStepsAndTheLoop) {
   telemetry::Metrics metrics("tandem-test");
-  EngineMetrics engine_metrics(metrics);
+  EngineMetrics engine_metrics(metrics, {});
   StepStats step;
   step.sequences = 3;
   step.anchors = 2;
