@@ -21,6 +21,9 @@ constexpr double kPriorPrefillTokens = 1024;
 // While the offset is small, an error is laid to it as if it were this share of a step.
 constexpr double kPriorOffsetShare = 0.1;
 
+// Steps after which a point that was not seen again is forgotten to have been.
+constexpr double kEvidenceMemory = 2000;
+
 // Where B lies in the table: weight (1 - w) on `point`, w on the next one; w > 1 beyond the last point.
 struct TablePlace {
   size_t point;
@@ -86,6 +89,17 @@ absl::StatusOr<StepTimeModel> StepTimeModel::FromParameters(const StepTimeParame
   return StepTimeModel(parameters);
 }
 
+StepTimeModel::StepTimeModel(const StepTimeParameters& parameters) : parameters_(parameters) {
+  std::fill_n(evidence_.begin(), parameters.num_known_points, kUnseenReadiness - 1);
+}
+
+// 1 for a point that is well known.
+double StepTimeModel::Readiness(size_t point) const { return kUnseenReadiness / (1 + evidence_[point]); }
+
+void StepTimeModel::AddEvidence(size_t point, double weight) {
+  evidence_[point] = std::min(evidence_[point] + weight, kUnseenReadiness - 1);
+}
+
 double StepTimeModel::Table(int num_decode_rows) const {
   const TablePlace place = PlaceOf(num_decode_rows);
   const double low = parameters_.table_seconds[place.point],
@@ -100,8 +114,9 @@ double StepTimeModel::Predict(const StepShape& shape) const {
 }
 
 // One step of normalised least mean squares. The unknowns have different units, so each is scaled by its
-// usual size: an error is divided among the terms by the squares of what each contributes to this step. A
-// step with long contexts thus corrects kappa, a prefill step pi, a wide step the table where it was used.
+// usual size: an error is divided among the terms by the squares of what each contributes to this step,
+// points of the table also by how little they are known. A step with long contexts thus corrects kappa, a
+// prefill step pi, a wide step the table where it was used.
 double StepTimeModel::Observe(const StepShape& shape, double measured_seconds) {
   if (!(measured_seconds > 0) || !std::isfinite(measured_seconds)) return 0;
   const double predicted = Predict(shape);
@@ -119,8 +134,9 @@ double StepTimeModel::Observe(const StepShape& shape, double measured_seconds) {
   const double num_prefill = shape.num_prefill_tokens;
   const double pi_part = std::max(p.pi_seconds, single / kPriorPrefillTokens) * num_prefill;
   const double offset_part = kPriorOffsetShare * single;
-  const double squares = low_part * low_part + high_part * high_part + kappa_part * kappa_part +
-                         pi_part * pi_part + offset_part * offset_part;
+  const double low_readiness = Readiness(place.point), high_readiness = Readiness(place.point + 1);
+  const double squares = low_readiness * low_part * low_part + high_readiness * high_part * high_part +
+                         kappa_part * kappa_part + pi_part * pi_part + offset_part * offset_part;
   const double step = kLearningRate * bounded / squares;  // a part's contribution changes by step * part^2
 
   if (kv_positions > 0) {
@@ -130,8 +146,13 @@ double StepTimeModel::Observe(const StepShape& shape, double measured_seconds) {
   if (num_prefill > 0) {
     p.pi_seconds = std::clamp(p.pi_seconds + step * pi_part * pi_part / num_prefill, 0.0, kMaxSeconds);
   }
-  if (weight < 1) CorrectTable(place.point, step * low_part * p.table_seconds[place.point]);
-  if (weight > 0) CorrectTable(place.point + 1, step * high_part * p.table_seconds[place.point + 1]);
+  if (weight < 1) CorrectTable(place.point, step * low_readiness * low_part * p.table_seconds[place.point]);
+  if (weight > 0) {
+    CorrectTable(place.point + 1, step * high_readiness * high_part * p.table_seconds[place.point + 1]);
+  }
+  for (double& evidence : evidence_) evidence -= evidence / kEvidenceMemory;
+  AddEvidence(place.point, 1 - weight);
+  AddEvidence(place.point + 1, weight);
   ExtendTable();
   const double offset_limit = p.table_seconds[0] / 2;
   p.offset_seconds =

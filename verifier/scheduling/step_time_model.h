@@ -36,9 +36,11 @@ struct StepTimePoint {
   double seconds = 0;
 };
 
-// The rows that the engine measures at start, and all that the table has.
+// The rows that the engine measures at start, and all that the table has: closer where arithmetic begins to
+// count and libraries change kernels (an H100 has a cliff between 256 and 384 rows).
 inline constexpr std::array<int, 5> kMeasuredDecodeRows = {1, 2, 4, 8, 16};
-inline constexpr std::array<int, 10> kTableDecodeRows = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
+inline constexpr std::array<int, 14> kTableDecodeRows = {1,   2,   4,   8,   16,  32,  64,
+                                                         128, 192, 256, 384, 512, 768, 1024};
 
 // Everything the model knows, as the cache file keeps it.
 struct StepTimeParameters {
@@ -60,6 +62,9 @@ class StepTimeModel {
   static constexpr double kMaxErrorShare = 0.25;  // a larger error counts as this one
   static constexpr double kLearningRate = 0.2;
   static constexpr double kMaxCorrectionShare = 2 * kLearningRate * kMaxErrorShare;
+  // A point of the table that was never seen gives way this many times as readily as one that was seen often,
+  // so that steps between the two teach the former and do not spoil the latter.
+  static constexpr double kUnseenReadiness = 16;
   // The knee is the number of decode rows at which a step takes this many times the time of a single row:
   // about where arithmetic takes as long as reading the weights.
   static constexpr double kKneeFactor = 2.0;
@@ -83,13 +88,17 @@ class StepTimeModel {
   const StepTimeParameters& parameters() const { return parameters_; }
 
  private:
-  explicit StepTimeModel(const StepTimeParameters& parameters) : parameters_(parameters) {}
+  explicit StepTimeModel(const StepTimeParameters& parameters);
 
   double Table(int num_decode_rows) const;
   void CorrectTable(size_t point, double change);
   void ExtendTable();
+  double Readiness(size_t point) const;
+  void AddEvidence(size_t point, double weight);
 
   StepTimeParameters parameters_;
+  // How often each point was seen of late, up to kUnseenReadiness - 1.
+  std::array<double, kTableDecodeRows.size()> evidence_ = {};
 };
 
 }  // namespace tandem::verifier

@@ -119,7 +119,7 @@ TEST(StepTimeModel, StaysValidMonotoneAndBoundedUnderAnyObservations) {
     ASSERT_LE(std::abs(model.Predict(shape) - before), StepTimeModel::kMaxCorrectionShare * before) << i;
     if (i % 50 != 0) continue;
     double previous = 0;
-    for (int rows = 0; rows < 700; rows += 1 + rows / 8) {
+    for (int rows = 0; rows < 1500; rows += 1 + rows / 8) {
       const double seconds = model.Predict({.num_decode_rows = rows});
       ASSERT_GT(seconds, 0);
       ASSERT_GE(seconds, previous);
@@ -130,6 +130,15 @@ TEST(StepTimeModel, StaysValidMonotoneAndBoundedUnderAnyObservations) {
     ASSERT_GE(model.Knee(), 1);
     ASSERT_LE(model.Knee(), kTableDecodeRows.back());
   }
+}
+
+// Steps just beyond the known part of the table, where a cliff is: they must not spoil what is known.
+TEST(StepTimeModel, StepsBeyondACliffHardlyMoveThePointBeforeIt) {
+  StepTimeModel model = MakeModel(Linear(10e-3, 0));
+  for (int i = 0; i < 50; ++i) model.Observe({.num_decode_rows = 256}, 10e-3);
+  for (int i = 0; i < 200; ++i) model.Observe({.num_decode_rows = 320}, 15e-3);
+  EXPECT_NEAR(model.Predict({.num_decode_rows = 320}), 15e-3, 0.2e-3);
+  EXPECT_NEAR(model.Predict({.num_decode_rows = 256}), 10e-3, 1.0e-3);
 }
 
 TEST(StepTimeModel, OutliersHardlyMoveIt) {
@@ -165,7 +174,7 @@ TEST(StepTimeParameters, ValidateNamesTheField) {
   bad = good;
   bad.table_seconds[0] = nan;
   EXPECT_THAT(bad.Validate().message(), HasSubstr("table_seconds"));
-  for (const int known : {-1, 1, 11}) {
+  for (const int known : {-1, 1, static_cast<int>(kTableDecodeRows.size()) + 1}) {
     bad = good;
     bad.num_known_points = known;
     EXPECT_THAT(bad.Validate().message(), HasSubstr("num_known_points"));
