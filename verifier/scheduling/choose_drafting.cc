@@ -39,22 +39,24 @@ class DraftingSearch {
   // draft[i] for the best choice, or for the present one if the best does not gain enough.
   void Choose(std::vector<bool>& draft) const {
     const size_t best = BestCount();
-    const double best_value = BestOf(best);
+    const double best_value = Rate(BestOf(best));
     size_t num_drafting = 0, num_changes = 0;
     for (size_t rank = 0; rank < by_rank_.size(); ++rank) {
       const bool drafting = candidates_[by_rank_[rank]].drafting;
       num_drafting += drafting;
       num_changes += drafting != (rank < best);
     }
-    const double present_value =
-        Value([this](size_t rank) { return candidates_[by_rank_[rank]].drafting; }, num_drafting);
+    const FrontierPoint present =
+        At([this](size_t rank) { return candidates_[by_rank_[rank]].drafting; }, num_drafting);
     // The margin is a share of what the sequences that change bring: one newcomer among a hundred moves the
     // sum by a hundredth at most.
     const double margin = kHysteresis * static_cast<double>(num_changes) / std::max(load_.num_anchors, 1);
-    const bool change = best_value > present_value * (1 + margin);
+    const bool change = best_value > Rate(present) * (1 + margin);
+    // Drafts of which none would be checked are not worth asking for, however little they cost.
+    const bool stay = !change && present.num_admitted > 0;
     for (size_t rank = 0; rank < by_rank_.size(); ++rank) {
       const size_t i = by_rank_[rank];
-      draft[i] = change ? rank < best : candidates_[i].drafting;
+      draft[i] = change ? rank < best : stay && candidates_[i].drafting;
     }
   }
 
@@ -89,16 +91,18 @@ class DraftingSearch {
     }
   }
 
-  // Tokens per second with the `num_drafted` candidates of these ranks drafted.
+  static double Rate(const FrontierPoint& point) { return point.tokens / point.seconds; }
+
+  // The best step with the `num_drafted` candidates of these ranks drafted.
   template <typename IsDrafted>
-  double Value(IsDrafted&& is_drafted, size_t num_drafted) const {
+  FrontierPoint At(IsDrafted&& is_drafted, size_t num_drafted) const {
     int64_t num_drafts = 0;
     for (size_t rank = 0; rank < by_rank_.size(); ++rank) {
       if (is_drafted(rank)) num_drafts += num_drafts_of_[rank];
     }
     const double draft_seconds = draft_seconds_of_[num_drafted];
     size_t next = 0;
-    const FrontierPoint best = SearchFrontier(
+    return SearchFrontier(
         load_.num_anchors, MaxDraftRows(WindowPolicy{}, load_, num_drafts), load_.no_look_ahead,
         [&](double& survival) {
           while (next < ranks_.size() && !is_drafted(ranks_[next])) ++next;
@@ -107,18 +111,17 @@ class DraftingSearch {
           return true;
         },
         [&](int n) { return step_seconds_[static_cast<size_t>(n)] + draft_seconds; });
-    return best.tokens / best.seconds;
   }
-  double BestOf(size_t n) const {
-    return Value([n](size_t rank) { return rank < n; }, n);
+  FrontierPoint BestOf(size_t n) const {
+    return At([n](size_t rank) { return rank < n; }, n);
   }
 
   // The n of the highest V(n): 0, 1, 2, 4, ... and all first, then ever closer around the best of them.
   size_t BestCount() const {
     size_t best = 0;
-    double best_value = BestOf(0);
+    double best_value = Rate(BestOf(0));
     const auto consider = [&](size_t n) {
-      const double value = BestOf(n);
+      const double value = Rate(BestOf(n));
       if (value > best_value || (value == best_value && n < best)) {
         best = n;
         best_value = value;

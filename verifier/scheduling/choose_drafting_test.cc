@@ -108,6 +108,15 @@ TEST(ChooseDrafting, HysteresisHoldsBothWays) {
   }
 }
 
+// Not even when it costs nothing.
+TEST(ChooseDrafting, StopsWhereNoDraftWouldBeChecked) {
+  Setting setting;
+  setting.model = LinearStepTime(1e-9, 1e-3);
+  setting.draft_base = setting.draft_slope = 0;
+  setting.drafting.assign(8, true);
+  EXPECT_EQ(setting.Count(), 0);
+}
+
 TEST(ChooseDrafting, TakesANewcomerAmongManyWhoAreDrafted) {
   Setting setting;
   setting.survivals.assign(100, kGood);
