@@ -47,6 +47,18 @@ TEST(DraftCheckpoint, ReadsEachReleasedArchitecture) {
   EXPECT_TRUE(LoadWith(kPair, [](auto& c) { c.config["markov_head_type"] = "Vanilla"; }).ok());
 }
 
+TEST(DraftCheckpoint, ReadsTheDefaultDrafter) {
+  const auto opened = DraftCheckpoint::Open(std::filesystem::path(TANDEM_SOURCE_DIR) /
+                                            "drafter/default/smollm2-135m-dspark-r0");
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_TRUE((*opened)->config().compact);
+  EXPECT_FALSE((*opened)->HasTensor("embed_tokens.weight"));
+  EXPECT_EQ((*opened)->calibration().size(), 6u);  // greedy for both rules, two temperatures of each
+  const auto frequent = (*opened)->FrequentTokens(4096);
+  ASSERT_TRUE(frequent.ok()) << frequent.status();
+  EXPECT_EQ(frequent->size(), 4096u);
+}
+
 TEST(DraftCheckpoint, ReadsShards) {
   TestCheckpoint checkpoint(kPair);
   std::map<std::string, TestCheckpoint::Tensor> parts[2];
@@ -306,6 +318,7 @@ TEST(LoadDraftModel, ChecksItsOptions) {
   EXPECT_THAT(message([](auto& o) { o.max_blocks = 0; }), HasSubstr("max_blocks is 0"));
   EXPECT_THAT(message([](auto& o) { o.max_context_rows = 1 << 20; }), HasSubstr("max_context_rows"));
   EXPECT_THAT(message([](auto& o) { o.max_positions = -1; }), HasSubstr("max_positions is -1"));
+  EXPECT_THAT(message([](auto& o) { o.max_positions = 7; }), HasSubstr("max_positions is 7"));
   EXPECT_THAT(message([](auto& o) { o.markov_top_k = -1; }), HasSubstr("markov_top_k is -1"));
   EXPECT_THAT(message([](auto& o) { o.draft_vocab = 10; }), HasSubstr("draft_vocab.safetensors"));
   EXPECT_THAT(message([](auto& o) { o.path = "/nowhere"; }), HasSubstr("/nowhere"));

@@ -30,6 +30,10 @@ absl::StatusOr<DraftModelInfo> DescribeDraftModel(const DraftCheckpoint& checkpo
                                                   const DraftModelOptions& options,
                                                   DraftWeightReader& reader) {
   const DraftConfig& config = checkpoint.config();
+  if (options.max_positions > 0 && options.max_positions <= config.block_size) {
+    return InvalidArgument("max_positions is {}, a block behind one position takes {}", options.max_positions,
+                           config.block_size + 1);
+  }
   DraftModelInfo info;
   info.algorithm = config.algorithm();
   info.name = NameOf(checkpoint.path());

@@ -64,12 +64,9 @@ absl::Status DSpark::Load(const DraftCheckpoint& checkpoint, const DraftModelOpt
 
 absl::Status DSpark::Allocate() {
   const int64_t rows = int64_t{max_blocks_} * block_size_, vocab = vocabulary_.draft_vocab();
-  const bool scores_all = head_ != nullptr && head_->has_markov() && markov_top_k_ == 0;
   ASSIGN_OR_RETURN(work_area_, models::WorkArea::Create({int64_t{max_context_rows_} * hidden_, rows * hidden_,
-                                                         rows * hidden_, rows * vocab,
-                                                         scores_all ? max_blocks_ * vocab : 0}));
-  buffers_ = {work_area_.array(0), work_area_.array(1), work_area_.array(2), work_area_.array(3),
-              work_area_.array(4)};
+                                                         rows * hidden_, rows * vocab}));
+  buffers_ = {work_area_.array(0), work_area_.array(1), work_area_.array(2), work_area_.array(3)};
   lanes_.resize(max_blocks_);
   return absl::OkStatus();
 }
@@ -141,16 +138,9 @@ void DSpark::BaseLogits() {
 void DSpark::DrawPosition(int32_t k, const TokenDrawer& drawer, bool with_distributions,
                           std::span<const DraftRequest> requests, std::vector<DraftedBlock>& drafts) {
   const auto num_requests = static_cast<int32_t>(requests.size());
-  const int64_t vocab = vocabulary_.draft_vocab();
   if (head_ != nullptr && head_->has_markov()) {
     head_->Step(k, previous_);
-    if (markov_top_k_ == 0) {
-      for (int64_t r = 0; r < num_requests; ++r) {
-        std::memcpy(buffers_.corrected + r * vocab, buffers_.base + (r * block_size_ + k) * vocab,
-                    vocab * sizeof(float));
-      }
-      head_->AddBias(buffers_.corrected, num_requests, static_cast<int32_t>(vocab));
-    }
+    if (markov_top_k_ == 0) bias_ = head_->BiasOfAll(num_requests);
   }
   pool_.ForEachTile(num_requests, [&](int r) {
     DraftedBlock& block = drafts[r];
@@ -166,7 +156,9 @@ DraftLogits DSpark::LogitsOf(int32_t request, int32_t k) {
   const std::span<const float> base = {buffers_.base + (int64_t{request} * block_size_ + k) * vocab, vocab};
   if (head_ == nullptr || !head_->has_markov()) return {base, vocabulary_.draft_ids};
   if (markov_top_k_ > 0) return ScoreTopCandidates(request, base);
-  return {{buffers_.corrected + int64_t{request} * vocab, vocab}, vocabulary_.draft_ids};
+  float* const corrected = bias_ + request * vocab;
+  for (size_t v = 0; v < vocab; ++v) corrected[v] += base[v];
+  return {{corrected, vocab}, vocabulary_.draft_ids};
 }
 
 DraftLogits DSpark::ScoreTopCandidates(int32_t request, std::span<const float> base) {

@@ -46,11 +46,10 @@ class DSpark : public DraftModel {
  private:
   // Views into the work area; T = max_blocks * block_size.
   struct Buffers {
-    float* context;    // [max_context_rows, H]
-    float* x;          // [T, H]
-    float* normed;     // [T, H]; in the end h
-    float* base;       // [T, draft vocabulary]
-    float* corrected;  // [max_blocks, draft vocabulary], where the Markov head scores all
+    float* context;  // [max_context_rows, H]
+    float* x;        // [T, H]
+    float* normed;   // [T, H]; in the end h
+    float* base;     // [T, draft vocabulary]
   };
   // A request's place in the draws.
   struct Lane {
@@ -68,6 +67,7 @@ class DSpark : public DraftModel {
   void BaseLogits();
   void DrawPosition(int32_t k, const TokenDrawer& drawer, bool with_distributions,
                     std::span<const DraftRequest> requests, std::vector<DraftedBlock>& drafts);
+  // Of position k after the head's step; changes the request's row of bias_.
   DraftLogits LogitsOf(int32_t request, int32_t k);
   DraftLogits ScoreTopCandidates(int32_t request, std::span<const float> base);
 
@@ -90,6 +90,7 @@ class DSpark : public DraftModel {
   DraftRows rows_;
   std::vector<int32_t> tokens_;    // block input
   std::vector<int32_t> previous_;  // per request
+  float* bias_ = nullptr;          // the head's, where it scores the whole vocabulary
   std::vector<kernels::GemmOutput> products_;
   std::vector<Lane> lanes_;
 };

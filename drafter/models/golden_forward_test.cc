@@ -3,6 +3,7 @@
 
 #include "drafter/models/draft_driver.h"
 #include "drafter/models/golden_drafts.h"
+#include "drafter/models/test_checkpoint.h"
 
 namespace tandem::drafter {
 namespace {
@@ -112,6 +113,32 @@ TEST_P(GoldenForward, ContextBlockAndDraws) {
       ExpectNear(drawer.out, name + ".last_hidden");
     }
     CheckDraws(driver, sequence, name, prompt);
+  }
+}
+
+// Whatever the order of a reduced vocabulary that holds all tokens, and however the head scores them.
+TEST_P(GoldenForward, GreedyDraftsAreTheSameByTopCandidatesAndThroughAPermutedVocabulary) {
+  if (model_ == nullptr) return;
+  TestCheckpoint permuted(GetParam().drafter);
+  const int32_t vocab = model_->info().vocab_size;
+  std::vector<int32_t> reversed(vocab);
+  for (int32_t i = 0; i < vocab; ++i) reversed[i] = vocab - 1 - i;
+  permuted.ReduceVocabulary(reversed);
+  for (const int32_t top_k : {0, vocab}) {
+    DraftModelOptions options = ExactOptions(permuted.Write());
+    options.markov_top_k = top_k;
+    const auto model = LoadDraftModel(options, pool_);
+    ASSERT_TRUE(model.ok()) << model.status();
+    for (const auto& [name, prompt] : facts_.at("prompts").items()) {
+      DraftDriver driver(**model, 32);
+      DraftDriver::Sequence sequence;
+      driver.Append(sequence, Rows(name), TokensOf(prompt));
+      const DraftedBlock block = driver.Draft({&sequence})[0];
+      EXPECT_EQ(block.tokens, prompt.at("greedy").at("tokens").get<std::vector<int32_t>>());
+      if (model_->info().has_confidence) {
+        ExpectNear(block.confidence_logits, name + ".greedy.confidence_logits");
+      }
+    }
   }
 }
 

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "common/base/status.h"
-#include "common/kernels/elementwise.h"
 #include "common/kernels/math.h"
 
 namespace tandem::drafter {
@@ -166,10 +165,10 @@ void SequentialHead::StepRnn(int32_t k, int32_t num_requests) {
   }
 }
 
-void SequentialHead::AddBias(float* logits, int32_t num_requests, int32_t draft_vocab) {
+float* SequentialHead::BiasOfAll(int32_t num_requests) {
   input_->Load({buffers_.latent, static_cast<size_t>(num_requests) * rank_}, num_requests, rank_, pool_);
-  kernels::Gemm(*input_, w2_, buffers_.bias, draft_vocab, pool_);
-  kernels::AddInPlace(logits, buffers_.bias, int64_t{num_requests} * draft_vocab, pool_);
+  kernels::Gemm(*input_, w2_, buffers_.bias, 0, pool_);
+  return buffers_.bias;
 }
 
 float SequentialHead::Bias(int32_t request, int32_t row) const {

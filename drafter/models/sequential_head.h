@@ -43,10 +43,10 @@ class SequentialHead {
   void Begin(int32_t num_requests);
   // Latent l of position k (from 0) of every request, given the tokens before it.
   void Step(int32_t k, std::span<const int32_t> previous);
-  // After Step. Row i: W2's row of the drafts' vocabulary.
-  void AddBias(float* logits, int32_t num_requests, int32_t draft_vocab);  // logits [requests, draft_vocab] =
-                                                                           // base; markov_top_k = 0
-  float Bias(int32_t request, int32_t row) const;                          // markov_top_k > 0
+  // W2 l after Step, row i for token i of the drafts' vocabulary. With markov_top_k = 0: all of it,
+  // [requests, draft vocabulary], for the caller to change. Else one at a time.
+  float* BiasOfAll(int32_t num_requests);
+  float Bias(int32_t request, int32_t row) const;
   float ConfidenceLogit(int32_t request, int32_t k, int32_t previous) const;
 
  private:
