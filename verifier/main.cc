@@ -26,6 +26,7 @@
 #include "common/rpc/protocol_version.h"
 #include "common/rpc/server.h"
 #include "common/speculation/local_machine.h"
+#include "common/speculation/row_ring.h"
 #include "common/telemetry/health.h"
 #include "common/telemetry/logs.h"
 #include "common/telemetry/metrics.h"
@@ -180,6 +181,7 @@ class Verifier {
  private:
   void ConnectDrafters(const RunIdentity& identity) {
     if (options_.drafters.empty()) return;
+    speculation::RemoveStaleRings();  // of verifiers that were killed while they connected
     const SpeculationOptions& speculation = engine_->options().speculation;
     speculation::VerifierHello hello;
     hello.protocol_major = rpc::kProtocolMajor;
