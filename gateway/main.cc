@@ -19,6 +19,7 @@
 #include "common/base/options.h"
 #include "common/base/status.h"
 #include "common/base/termination.h"
+#include "common/rpc/call_metrics.h"
 #include "common/rpc/grpc_logs.h"
 #include "common/rpc/server.h"
 #include "common/telemetry/health.h"
@@ -46,6 +47,17 @@ std::string ModelName(const GatewayOptions& options, const std::string& path) {
   return file.has_filename() ? file.stem().string() : file.parent_path().filename().string();
 }
 
+// Codes that their calls end with in the ordinary course of things, good or bad.
+std::vector<rpc::CallMetrics::Method> GenerationMethods() {
+  using grpc::StatusCode;
+  return {{"/tandem.v1.Generation/Generate",
+           {StatusCode::CANCELLED, StatusCode::INVALID_ARGUMENT, StatusCode::DEADLINE_EXCEEDED,
+            StatusCode::RESOURCE_EXHAUSTED, StatusCode::UNAVAILABLE, StatusCode::INTERNAL}},
+          {"/tandem.v1.Generation/Tokenize", {StatusCode::INVALID_ARGUMENT}},
+          {"/tandem.v1.Generation/Detokenize", {StatusCode::INVALID_ARGUMENT}},
+          {"/tandem.v1.Generation/ListModels", {}}};
+}
+
 // Everything of the process, in the order in which it depends on each other.
 class Gateway {
  public:
@@ -55,6 +67,7 @@ class Gateway {
         log_(options.log),
         metrics_(kProgram),
         telemetry_(metrics_, log_, model_name),
+        calls_(metrics_, GenerationMethods()),
         health_({"tandem.v1.Generation"}),
         readiness_([this](bool ready) { health_.SetReady(ready); }, limits::kNoVerifierWait, Clock::Real()) {
     rpc::SetGrpcLogger(&log_);
@@ -92,9 +105,10 @@ class Gateway {
     server.max_age = limits::kGrpcAge;
     server.max_age_grace = limits::kGrpcGrace;
     if (options_.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    ASSIGN_OR_RETURN(grpc_server_,
-                     rpc::RpcServer::Start(server, std::move(listener), {service_.get()}, health_,
-                                           {.on_exhausted = [this] { telemetry_.OnExhausted(); }}));
+    ASSIGN_OR_RETURN(
+        grpc_server_,
+        rpc::RpcServer::Start(server, std::move(listener), {service_.get()}, health_,
+                              {.on_exhausted = [this] { telemetry_.OnExhausted(); }, .calls = &calls_}));
     http::HttpServer::Options http;
     http.is_live = [this] { return health_.live(); };
     http.is_ready = [this] { return !stopping_; };
@@ -136,7 +150,9 @@ class Gateway {
     auto& dropped = metrics_.AddCounter("log_dropped_total", "Log lines lost");
     auto streams =
         metrics_.AddGauges("streams_open", "Client requests being answered", "api", {"http", "grpc"});
-    metrics_.OnScrape([this, &ready, &dropped, streams] {
+    auto& connections = metrics_.AddGauge("open_connections", "Client connections", {{"listener", "grpc"}});
+    metrics_.OnScrape([this, &ready, &dropped, &connections, streams] {
+      connections.Set(grpc_server_->num_connections());
       ready.Set(health_.ready() ? 1 : 0);
       telemetry::RaiseTo(dropped, static_cast<double>(log_.dropped()));
       streams["http"].Set(http_server_->open_streams());
@@ -149,6 +165,7 @@ class Gateway {
   telemetry::Logger log_;
   telemetry::Metrics metrics_;
   GatewayTelemetry telemetry_;
+  rpc::CallMetrics calls_;
   telemetry::Health health_;
   Readiness readiness_;
   std::atomic<bool> stopping_{false};

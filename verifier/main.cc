@@ -22,6 +22,7 @@
 #include "common/kernels/dispatch.h"
 #include "common/kernels/kv_cache.h"
 #include "common/models/model.h"
+#include "common/rpc/call_metrics.h"
 #include "common/rpc/grpc_logs.h"
 #include "common/rpc/protocol_version.h"
 #include "common/rpc/server.h"
@@ -82,6 +83,9 @@ class Verifier {
         log_(options.log),
         metrics_(kProgram),
         engine_metrics_(metrics_, ToEngineOptions(options)),
+        calls_(metrics_, {{"/tandem.v1.Verifier/Run",
+                           {grpc::StatusCode::CANCELLED, grpc::StatusCode::INVALID_ARGUMENT,
+                            grpc::StatusCode::FAILED_PRECONDITION, grpc::StatusCode::UNAVAILABLE}}}),
         health_({"tandem.v1.Verifier"}),
         service_({}, metrics_, log_) {
     rpc::SetGrpcLogger(&log_);
@@ -109,9 +113,12 @@ class Verifier {
 
     prometheus::Counter& exhausted =
         metrics_.AddCounter("emfile_total", "Connections delayed or refused for want of descriptors");
-    ASSIGN_OR_RETURN(server_,
-                     rpc::RpcServer::Start(server, std::move(listener), {&service_}, health_,
-                                           {.on_exhausted = [&exhausted] { exhausted.Increment(); }}));
+    ASSIGN_OR_RETURN(server_, rpc::RpcServer::Start(server, std::move(listener), {&service_}, health_,
+                                                    {.on_exhausted = [&exhausted] { exhausted.Increment(); },
+                                                     .calls = &calls_}));
+    prometheus::Gauge& connections =
+        metrics_.AddGauge("open_connections", "Client connections", {{"listener", "grpc"}});
+    metrics_.OnScrape([this, &connections] { connections.Set(server_->num_connections()); });
     return absl::OkStatus();
   }
 
@@ -234,6 +241,7 @@ class Verifier {
   telemetry::Logger log_;
   telemetry::Metrics metrics_;
   EngineMetrics engine_metrics_;
+  rpc::CallMetrics calls_;
   telemetry::Health health_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<models::Model> model_;
@@ -242,8 +250,8 @@ class Verifier {
   std::unique_ptr<DrafterConnections> drafters_;
   RunService service_;
   std::unique_ptr<telemetry::Watchdog> watchdog_;
-  std::unique_ptr<telemetry::MetricsServer> metrics_server_;
   std::unique_ptr<rpc::RpcServer> server_;
+  std::unique_ptr<telemetry::MetricsServer> metrics_server_;  // a scrape asks all of the above
 };
 
 int Main(int argc, const char* const* argv) {

@@ -15,8 +15,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <string>
+#include <system_error>
 
+#include "absl/strings/numbers.h"
 #include "common/base/status.h"
 
 namespace tandem::rpc {
@@ -95,6 +98,23 @@ uint16_t BoundPort(int fd) {
                                           : reinterpret_cast<const sockaddr_in&>(name).sin_port);
 }
 
+// Whether the descriptor is a socket that was accepted at `address`: it has the listener's own local name,
+// which no connection that we opened has.
+bool IsAcceptedAt(const Address& address, int fd) {
+  sockaddr_storage name{};
+  socklen_t size = sizeof name;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&name), &size) != 0)
+    return false;  // a file, or just closed
+  int listens = 0;
+  socklen_t listens_size = sizeof listens;
+  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size) != 0 || listens != 0) return false;
+  if (address.is_unix()) {
+    return name.ss_family == AF_UNIX &&
+           address.unix_path == reinterpret_cast<const sockaddr_un&>(name).sun_path;
+  }
+  return (name.ss_family == AF_INET || name.ss_family == AF_INET6) && BoundPort(fd) == address.port;
+}
+
 bool IsExhaustion(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
@@ -127,6 +147,17 @@ void Listener::Start(Hooks hooks) {
   TANDEM_CHECK(!thread_.joinable() && fd_ >= 0);
   hooks_ = std::move(hooks);
   thread_ = std::thread([this] { Loop(); });
+}
+
+int Listener::num_connections() const {
+  int count = 0;
+  std::error_code error;
+  for (std::filesystem::directory_iterator fds("/proc/self/fd", error), end; !error && fds != end;
+       fds.increment(error)) {
+    int fd = -1;
+    if (absl::SimpleAtoi(fds->path().filename().string(), &fd)) count += IsAcceptedAt(address_, fd);
+  }
+  return count;
 }
 
 void Listener::Stop() {

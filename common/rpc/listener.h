@@ -40,6 +40,9 @@ class Listener {
 
   const Address& address() const { return address_; }
   void Start(Hooks hooks);
+  // Connections accepted at this address that are open now. Whoever took a descriptor does not tell when it
+  // closes it, so the process's descriptors are looked through: for a scrape, not for each request.
+  int num_connections() const;
   // After it returns no hook is called; the socket is closed.
   void Stop();
 

@@ -16,6 +16,7 @@
 #include <fstream>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 
 namespace tandem::rpc {
@@ -29,6 +30,16 @@ int ConnectTcp(uint16_t port) {
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) return fd;
+  close(fd);
+  return -1;
+}
+
+int ConnectUnix(const std::string& path) {
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
   if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) return fd;
   close(fd);
   return -1;
@@ -51,6 +62,38 @@ TEST(Listener, HandsOverConnectionsAndTellsItsPort) {
   ASSERT_GE(fd, 0);
   EXPECT_TRUE(connected.WaitForNotificationWithTimeout(absl::Seconds(10)));
   close(fd);
+}
+
+TEST(Listener, CountsTheConnectionsThatAreStillOpen) {
+  for (const Address& address : {Address{"127.0.0.1", 0, ""}, Address{"", 0, SocketPath("count")}}) {
+    auto listener = Listener::Bind(address);
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    auto other = Listener::Bind({"127.0.0.1", 0, ""});
+    ASSERT_TRUE(other.ok()) << other.status();
+    absl::Mutex mu;
+    std::vector<int> accepted;
+    (*listener)->Start({.on_connection = [&](int fd) {
+      absl::MutexLock lock(&mu);
+      accepted.push_back(fd);
+    }});
+    EXPECT_EQ((*listener)->num_connections(), 0);
+    std::vector<int> peers;
+    for (size_t i = 1; i <= 3; ++i) {
+      peers.push_back(address.is_unix() ? ConnectUnix(address.unix_path)
+                                        : ConnectTcp((*listener)->address().port));
+      ASSERT_GE(peers.back(), 0);
+      absl::MutexLock lock(&mu);
+      const auto came = [&] { return accepted.size() == i; };
+      ASSERT_TRUE(mu.AwaitWithTimeout(absl::Condition(&came), absl::Seconds(10)));
+      EXPECT_EQ((*listener)->num_connections(), static_cast<int>(i));  // the peers' own ends do not count
+    }
+    EXPECT_EQ((*other)->num_connections(), 0);
+    close(accepted[0]);
+    EXPECT_EQ((*listener)->num_connections(), 2);
+    for (const int fd : {accepted[1], accepted[2]}) close(fd);
+    EXPECT_EQ((*listener)->num_connections(), 0);
+    for (const int fd : peers) close(fd);
+  }
 }
 
 TEST(Listener, HoldsPeersThatConnectBeforeStart) {

@@ -59,6 +59,11 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions&
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
       grpc::InsecureServerCredentials());
   for (grpc::Service* service : services) builder.RegisterService(service);
+  if (hooks.calls != nullptr) {
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> timers;
+    timers.push_back(NewCallTimer(*hooks.calls, Clock::Real()));
+    builder.experimental().SetInterceptorCreators(std::move(timers));
+  }
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr)
     return Internal("gRPC refused to start a server on {}", server->address().ToString());

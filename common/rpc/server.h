@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/option_values.h"
+#include "common/rpc/call_metrics.h"
 #include "common/rpc/listener.h"
 #include "common/telemetry/health.h"
 
@@ -45,6 +46,7 @@ class RpcServer {
  public:
   struct Hooks {
     std::function<void()> on_exhausted = [] {};  // Listener::Hooks
+    CallMetrics* calls = nullptr;                // null: calls are not timed
   };
 
   // Health states are published before the first connection is taken.
@@ -56,6 +58,7 @@ class RpcServer {
   ~RpcServer();
 
   const Address& address() const { return listener_->address(); }
+  int num_connections() const { return listener_->num_connections(); }
 
   // Takes no more connections and calls, lets running ones end until `patience` is over, then cancels them;
   // returns when all have ended. Only the first call does something.

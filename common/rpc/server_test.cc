@@ -28,7 +28,7 @@ class ServerTest : public ::testing::Test {
   void Start(const Address& address, ServerOptions options = {}) {
     auto listener = Listener::Bind(address);
     ASSERT_TRUE(listener.ok()) << listener.status();
-    auto server = RpcServer::Start(options, *std::move(listener), {&echo_}, health_, {});
+    auto server = RpcServer::Start(options, *std::move(listener), {&echo_}, health_, {.calls = &calls_});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
@@ -49,6 +49,10 @@ class ServerTest : public ::testing::Test {
 
   Echo echo_;
   telemetry::Health health_{{"tandem.v1.Generation"}};
+  telemetry::Metrics metrics_{"test"};
+  CallMetrics calls_{metrics_,
+                     {{"/tandem.v1.Generation/Detokenize", {grpc::StatusCode::CANCELLED}},
+                      {"/tandem.v1.Generation/Generate", {grpc::StatusCode::UNIMPLEMENTED}}}};
   std::unique_ptr<RpcServer> server_;
 };
 
@@ -76,6 +80,43 @@ TEST_F(ServerTest, RefusesMessagesAndCompressionBeyondItsLimits) {
                  c.AddMetadata("big", std::string(17 << 10, 'x'));
                }).ok());
   EXPECT_TRUE(Call("still there").ok());
+}
+
+TEST_F(ServerTest, TimesCallsByMethodAndCode) {
+  Start({"127.0.0.1", 0, ""});
+  const auto count = [&](const std::string& code, const std::string& method) {
+    const std::string line =
+        "tandem_rpc_server_duration_seconds_count{code=\"" + code + "\",method=\"" + method + "\"} ";
+    const std::string text = metrics_.Scrape();
+    const size_t at = text.find(line);
+    return at == std::string::npos ? -1 : std::stoi(text.substr(at + line.size()));
+  };
+  EXPECT_EQ(count("OK", "Detokenize"), 0);
+  EXPECT_TRUE(Call("x").ok());
+  EXPECT_TRUE(Call("y").ok());
+  EXPECT_EQ(count("OK", "Detokenize"), 2);
+
+  const auto stub = v1::Generation::NewStub(NewChannel(server_->address()));
+  grpc::ClientContext generate, list;
+  v1::GenerateResponse part;
+  EXPECT_FALSE(stub->Generate(&generate, v1::GenerateRequest())->Read(&part));
+  v1::ListModelsResponse models;
+  EXPECT_EQ(stub->ListModels(&list, {}, &models).error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(count("UNIMPLEMENTED", "Generate"), 1);
+  EXPECT_EQ(count("other", "other"), 1);
+}
+
+TEST_F(ServerTest, CountsItsConnections) {
+  Start({"127.0.0.1", 0, ""});
+  EXPECT_EQ(server_->num_connections(), 0);
+  std::vector<std::unique_ptr<v1::Generation::Stub>> stubs;
+  for (int i = 1; i <= 3; ++i) {
+    stubs.push_back(v1::Generation::NewStub(NewChannel(server_->address())));
+    grpc::ClientContext context;
+    v1::DetokenizeResponse response;
+    EXPECT_TRUE(stubs.back()->Detokenize(&context, {}, &response).ok());
+    EXPECT_EQ(server_->num_connections(), i);
+  }
 }
 
 TEST_F(ServerTest, ShutdownRefusesNewConnections) {
