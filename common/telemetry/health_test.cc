@@ -5,10 +5,11 @@
 #include <grpcpp/impl/client_unary_call.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <functional>
 #include <memory>
 
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "common/telemetry/watchdog.h"
 
 namespace tandem::telemetry {
@@ -92,19 +93,30 @@ TEST_F(HealthTest, OtherNamesAreNotFound) {
 
 TEST(Watchdog, FollowsTheStall) {
   Health health({});
-  std::atomic<int64_t> stalled_ms{0};
+  absl::Mutex mu;
+  absl::Duration stalled;
+  int num_looks = 0;
   Watchdog watchdog(
       {.limit = absl::Seconds(30), .period = absl::Milliseconds(1)},
-      [&] { return absl::Milliseconds(stalled_ms.load()); }, health);
-  const auto wait_for = [&](bool live) {
-    const absl::Time deadline = absl::Now() + absl::Seconds(10);
-    while (health.live() != live && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
-    return health.live() == live;
+      [&] {
+        absl::MutexLock lock(&mu);
+        ++num_looks;
+        return stalled;
+      },
+      health);
+  // Whether it lives by what the watchdog has seen: the look after the next, for then the next has had its
+  // effect.
+  const auto live_when = [&](absl::Duration stalled_for) {
+    absl::MutexLock lock(&mu);
+    stalled = stalled_for;
+    const int enough = num_looks + 2;
+    const auto looked = [&] { return num_looks >= enough; };
+    EXPECT_TRUE(mu.AwaitWithTimeout(absl::Condition(&looked), absl::Seconds(30)));
+    return health.live();
   };
-  stalled_ms = 30001;
-  EXPECT_TRUE(wait_for(false));
-  stalled_ms = 0;
-  EXPECT_TRUE(wait_for(true));
+  EXPECT_TRUE(live_when(absl::Seconds(30)));
+  EXPECT_FALSE(live_when(absl::Seconds(30) + absl::Nanoseconds(1)));
+  EXPECT_TRUE(live_when(absl::ZeroDuration()));
 }
 
 }  // namespace

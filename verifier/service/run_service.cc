@@ -302,6 +302,12 @@ int RunService::num_streams() const {
   return static_cast<int>(streams_.size());
 }
 
+bool RunService::AwaitNoStreams(absl::Duration timeout) const {
+  absl::MutexLock lock(&mu_);
+  const auto no_streams = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return streams_.empty(); };
+  return mu_.AwaitWithTimeout(absl::Condition(&no_streams), timeout);
+}
+
 bool RunService::draining() const {
   absl::MutexLock lock(&mu_);
   return state_ == State::kDraining;

@@ -52,6 +52,8 @@ class RunService final : public v1::Verifier::CallbackService {
   void Drain(absl::Duration patience) ABSL_LOCKS_EXCLUDED(mu_);
 
   int num_streams() const ABSL_LOCKS_EXCLUDED(mu_);
+  // Whether, within the time, there was a moment without streams.
+  bool AwaitNoStreams(absl::Duration timeout) const ABSL_LOCKS_EXCLUDED(mu_);
 
   grpc::ServerBidiReactor<v1::RunRequest, v1::RunResponse>* Run(
       grpc::CallbackServerContext* context) override;

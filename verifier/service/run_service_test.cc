@@ -172,11 +172,6 @@ class RunServiceTest : public ::testing::Test {
     EXPECT_TRUE(peer->Read().has_hello());
     return peer;
   }
-  bool AwaitNoStreams() {
-    const absl::Time deadline = absl::Now() + absl::Seconds(10);
-    while (service_.num_streams() > 0 && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(1));
-    return service_.num_streams() == 0;
-  }
   std::string Metric(const std::string& line) {
     const std::string text = metrics_.Scrape();
     const size_t at = text.find(line);
@@ -253,7 +248,7 @@ TEST_F(RunServiceTest, ASilentGatewayIsNotWaitedForLong) {
   Open();
   Peer peer(server_->address());
   EXPECT_EQ(peer.Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
-  EXPECT_TRUE(AwaitNoStreams());
+  EXPECT_TRUE(service_.AwaitNoStreams(absl::Seconds(10)));
 }
 
 TEST_F(RunServiceTest, RepeatedPlansAreNoOps) {
@@ -341,7 +336,7 @@ TEST_F(RunServiceTest, AGatewayThatVanishesIsClosedInTheEngine) {
   loop_.NextPlan();
   peer->Cancel();
   EXPECT_TRUE(loop_.AwaitStreams(0));
-  EXPECT_TRUE(AwaitNoStreams());
+  EXPECT_TRUE(service_.AwaitNoStreams(absl::Seconds(10)));
   loop_.Deliver(1, TokensOf(1, 1, {7}));  // after the stream: dropped
 }
 
@@ -354,7 +349,7 @@ TEST_F(RunServiceTest, AWriteThatFailsIsTheEnd) {
   }
   loop_.Deliver(1, TokensOf(1, 1, {7}));
   EXPECT_TRUE(loop_.AwaitStreams(0));
-  EXPECT_TRUE(AwaitNoStreams());
+  EXPECT_TRUE(service_.AwaitNoStreams(absl::Seconds(10)));
 }
 
 TEST_F(RunServiceTest, ASlowReaderGetsFewerLargerReportsWithEveryToken) {
