@@ -193,8 +193,8 @@ TEST_F(PrefixCacheTest, WhoHoldsAChildProtectsItsParents) {
 TEST_F(PrefixCacheTest, AnEvictedContentIsComputedAnew) {
   const auto tokens = Tokens(2 * kBlock);
   RunToEnd("", tokens);
-  std::vector<int32_t> all;
-  for (int i = 0; i < pool.total(); ++i) all.push_back(cache.Take());
+  std::vector<int32_t> all(pool.total());
+  for (int32_t& block : all) block = cache.Take();
   EXPECT_EQ(Known("", tokens), 0);
   cache.Release(all);
   EXPECT_EQ(pool.free(), pool.total());  // without content nothing is kept
