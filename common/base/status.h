@@ -61,24 +61,27 @@ inline absl::Status Annotate(const absl::Status& status, const std::string& what
 #define TANDEM_CONCAT(a, b) TANDEM_CONCAT_INNER(a, b)
 
 // Returns the expression's error from the enclosing function.
-#define RETURN_IF_ERROR(expr)                          \
-  do {                                                 \
-    absl::Status tandem_status = (expr);               \
-    if (!tandem_status.ok()) return tandem_status;     \
+#define RETURN_IF_ERROR(expr)                      \
+  do {                                             \
+    absl::Status tandem_status = (expr);           \
+    if (!tandem_status.ok()) return tandem_status; \
   } while (false)
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration takes none.
 // ASSIGN_OR_RETURN(auto x, F()): x takes the value of a StatusOr, or its error is returned.
-#define ASSIGN_OR_RETURN(lhs, expr) ASSIGN_OR_RETURN_IMPL(TANDEM_CONCAT(tandem_statusor_, __LINE__), lhs, expr)
-#define ASSIGN_OR_RETURN_IMPL(tmp, lhs, expr)  \
-  auto tmp = (expr);                           \
+#define ASSIGN_OR_RETURN(lhs, expr) \
+  ASSIGN_OR_RETURN_IMPL(TANDEM_CONCAT(tandem_statusor_, __LINE__), lhs, expr)
+#define ASSIGN_OR_RETURN_IMPL(tmp, lhs, expr)    \
+  auto tmp = (expr);                             \
   if (!tmp.ok()) return std::move(tmp).status(); \
   lhs = *std::move(tmp)
+// NOLINTEND(bugprone-macro-parentheses)
 
 // A broken invariant of ours: says where and ends the process.
-#define TANDEM_CHECK(cond)                                                                   \
-  do {                                                                                       \
-    if (!(cond)) {                                                                           \
-      std::fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #cond);          \
-      std::abort();                                                                          \
-    }                                                                                        \
+#define TANDEM_CHECK(cond)                                                          \
+  do {                                                                              \
+    if (!(cond)) {                                                                  \
+      std::fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #cond); \
+      std::abort();                                                                 \
+    }                                                                               \
   } while (false)

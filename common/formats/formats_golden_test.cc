@@ -38,8 +38,8 @@ std::vector<fs::path> Entries(const fs::path& directory) {
   return entries;
 }
 
-// Whether `status` refuses a model family or tensor type that the README lists as not built yet, by its name in
-// backquotes.
+// Whether `status` refuses a model family or tensor type that the README lists as not built yet, by its name
+// in backquotes.
 bool IsNotYetError(const absl::Status& status) {
   if (status.code() != absl::StatusCode::kUnimplemented) return false;
   const std::vector<std::string> parts = absl::StrSplit(std::string(status.message()), '`');

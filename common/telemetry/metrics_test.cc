@@ -3,9 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <ctime>
-
 #include <algorithm>
+#include <ctime>
 
 namespace tandem::telemetry {
 namespace {

@@ -20,8 +20,8 @@
 // most max_blocks(), streams in turn, within a stream in order of arrival; rows whose draft is requested come
 // before others.
 //
-// Credit: a verifier may have sent `row_window` rows more than have gone into the model (rows_granted). Rows of
-// models that need none (width 0) are neither numbered nor counted.
+// Credit: a verifier may have sent `row_window` rows more than have gone into the model (rows_granted). Rows
+// of models that need none (width 0) are neither numbered nor counted.
 #pragma once
 
 #include <cstdint>

@@ -74,7 +74,9 @@ class DraftLoopTest : public ::testing::Test {
       : engine_(*DraftEngine::Create({.row_window = 100}, model_)),
         loop_(DraftLoop::Start(*engine_, Clock::Real())) {}
 
-  static StreamSetup NewSetup() { return {.row_type = speculation::RowType::kF32, .mode = {}, .rows = nullptr}; }
+  static StreamSetup NewSetup() {
+    return {.row_type = speculation::RowType::kF32, .mode = {}, .rows = nullptr};
+  }
 
   FakeDraftModel model_;
   std::unique_ptr<DraftEngine> engine_;

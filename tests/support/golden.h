@@ -1,4 +1,5 @@
-// Where tests find reference vectors and data. Cases are walked, never listed: other cases of the same layout must work.
+// Where tests find reference vectors and data. Cases are walked, never listed: other cases of the same layout
+// must work.
 #pragma once
 
 #include <cstdlib>

@@ -1,5 +1,5 @@
-// The README's list of what is not built yet, as tests read it: a golden case that needs something on that list is
-// printed and left out; any other skip is a failure.
+// The README's list of what is not built yet, as tests read it: a golden case that needs something on that
+// list is printed and left out; any other skip is a failure.
 #pragma once
 
 #include <string>

@@ -19,7 +19,8 @@ inline std::filesystem::path SmolLM2File() {
          "tandem/models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
-// Whether this machine is said to have no network: tests of files that must be pulled skip instead of failing.
+// Whether this machine is said to have no network: tests of files that must be pulled skip instead of
+// failing.
 inline bool IsOffline() {
   const char* const value = std::getenv("TANDEM_OFFLINE");
   return value != nullptr && std::string(value) == "1";

@@ -190,7 +190,8 @@ TEST(MaxDraftRows, ShrinkFromBusyToSaturated) {
                       {0, 100, 0, 0},      {-1, 100, 100, 100}};
   for (const Row& row : rows) {
     const StepLoad load = {.max_draft_rows = row.max_draft_rows, .utilization = row.utilization};
-    EXPECT_NEAR(MaxDraftRows(Policy("prefix"), load, row.num_drafts), row.expected, row.utilization == half ? 1 : 0)
+    EXPECT_NEAR(MaxDraftRows(Policy("prefix"), load, row.num_drafts), row.expected,
+                row.utilization == half ? 1 : 0)
         << row.utilization << " " << row.max_draft_rows << " " << row.num_drafts;
   }
 }
