@@ -55,33 +55,48 @@ def test_sigterm_lets_running_streams_finish_and_exits_0():
         assert stack.verifier.terminate(10) == 0
 
 
+def held_request(pool, address, metrics, verifier):
+    """A request's future that cannot end: its verifier has been stopped before, so it keeps a drain from ending."""
+    os.kill(verifier, signal.SIGSTOP)
+    future = pool.submit(answer, address, LONG)
+    wait_until(lambda: metrics.read().sum("tandem_requests_running") == 1, "the request is with the verifier")
+    return future
+
+
+def refusal(address):
+    """The answer to a new request, if it is refused; None if it was taken, whereupon it is cancelled."""
+    fields = {"model": "default", "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 1}
+    try:
+        refused = http.request(address, "POST", "/v1/chat/completions", json.dumps(fields),
+                               {"Content-Type": "application/json"}, timeout=0.2)
+    except TimeoutError:
+        return None
+    return refused if refused.status == 503 else None
+
+
 def test_while_draining_new_requests_are_refused_and_ready_is_503():
-    with Stack(TRAINED, gateway=["--drain-delay", "1s"]) as stack:
-        # A stopped verifier keeps the stream, and so the drain, from ending.
-        with http.EventStream(stack.http, *LONG[:2]) as events:
-            next(events)
-            stack.verifier.signal(signal.SIGSTOP)
-            stack.gateway.signal(signal.SIGTERM)
-            wait_until(lambda: http.get(stack.http, "/ready").status == 503, "not ready while draining")
-            assert http.get(stack.http, "/health").status == 200
-            refused = wait_until(lambda: (a := http.chat(stack.http, "Hi.", max_tokens=1)).status == 503 and a,
-                                 "new requests refused")
-            assert refused.error()["code"] == "unavailable" and int(refused.headers["retry-after"]) >= 1
-            stack.verifier.signal(signal.SIGCONT)
-            for _ in events:
-                pass
+    with Stack(TRAINED, gateway=["--drain-delay", "1s"]) as stack, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        expected = answer(stack.http, LONG)
+        future = held_request(pool, stack.http, stack.gateway_metrics, stack.verifier.pid)
+        stack.gateway.signal(signal.SIGTERM)
+        wait_until(lambda: http.get(stack.http, "/ready").status == 503, "not ready while draining")
+        assert http.get(stack.http, "/health").status == 200
+        refused = wait_until(lambda: refusal(stack.http), "new requests refused after the delay")
+        assert refused.error()["code"] == "unavailable" and int(refused.headers["retry-after"]) >= 1
+        stack.verifier.signal(signal.SIGCONT)
+        assert future.result(60) == expected
         assert stack.gateway.wait(40) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_a_drain_at_once(number):
-    with Stack(TRAINED) as stack, http.EventStream(stack.http, *LONG[:2]) as events:
-        next(events)
-        stack.verifier.signal(signal.SIGSTOP)
+    with Stack(TRAINED) as stack, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = held_request(pool, stack.http, stack.gateway_metrics, stack.verifier.pid)
         stack.gateway.signal(number)
         wait_until(lambda: http.get(stack.http, "/ready").status == 503, "draining")
         stack.gateway.signal(number)
-        stack.gateway.wait(3)
+        assert stack.gateway.wait(3) == -number
+        assert future.exception(10) is not None
 
 
 def test_tandem_up_drains_and_leaves_no_child_behind():
@@ -97,16 +112,16 @@ def test_tandem_up_drains_and_leaves_no_child_behind():
 
 
 def test_a_second_ctrl_c_on_the_terminal_ends_tandem_up_at_once():
-    with Up(TRAINED) as up, http.EventStream(up.http, *LONG[:2]) as events:
+    with Up(TRAINED) as up, concurrent.futures.ThreadPoolExecutor(1) as pool:
         pids = children(up.process.pid)
-        next(events)
-        os.kill(pids["tandem-verifier"], signal.SIGSTOP)
+        future = held_request(pool, up.http, up.gateway_metrics, pids["tandem-verifier"])
         os.killpg(up.process.pid, signal.SIGINT)
         wait_until(lambda: http.get(up.http, "/ready").status == 503, "draining")
         os.killpg(up.process.pid, signal.SIGINT)
         up.process.wait(5)
         os.kill(pids["tandem-verifier"], signal.SIGCONT)
         wait_until(lambda: not any(is_running(pid) for pid in pids.values()), "children gone")
+        future.exception(10)
 
 
 def test_no_child_outlives_a_killed_tandem_up():
