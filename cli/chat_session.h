@@ -14,10 +14,10 @@ namespace tandem::cli {
 
 struct ChatOptions {
   std::string model = "default";
-  std::string system;  // a system message before the first turn; empty = the template's own
-  std::optional<double> temperature;
-  std::optional<int64_t> seed;
-  std::optional<int64_t> max_tokens;
+  std::string system = {};  // a system message before the first turn; empty = the template's own
+  std::optional<double> temperature = {};
+  std::optional<int64_t> seed = {};
+  std::optional<int64_t> max_tokens = {};
 };
 
 class ChatSession {
