@@ -2,7 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <bit>
 #include <random>
 
 #include "common/models/model_driver.h"
@@ -47,9 +47,10 @@ std::unique_ptr<DraftModel> Load(const DraftModelOptions& options, ThreadPool& p
 void ExpectSame(const DraftedBlock& a, const DraftedBlock& b) {
   EXPECT_EQ(a.tokens, b.tokens);
   ASSERT_EQ(a.confidence_logits.size(), b.confidence_logits.size());
-  EXPECT_EQ(std::memcmp(a.confidence_logits.data(), b.confidence_logits.data(),
-                        a.confidence_logits.size() * sizeof(float)),
-            0);
+  for (size_t k = 0; k < a.confidence_logits.size(); ++k) {
+    EXPECT_EQ(std::bit_cast<uint32_t>(a.confidence_logits[k]),
+              std::bit_cast<uint32_t>(b.confidence_logits[k]));
+  }
   ASSERT_EQ(a.distributions.size(), b.distributions.size());
   for (size_t k = 0; k < a.distributions.size(); ++k) {
     ASSERT_EQ(a.distributions[k].size(), b.distributions[k].size());
