@@ -32,17 +32,20 @@ void AddDrafterOptions(OptionParser& parser, DrafterOptions* options) {
   parser.AddFlag("insecure", &options->insecure, "Allow --listen beyond this machine, without TLS");
   parser.AddInteger("threads", &options->threads, 0, kMaxThreads,
                     "Threads of a step; 0: one per CPU that the process may use");
-  parser.AddChoice("dtype", &options->dtype, {"auto", "f32", "bf16", "int8", "q4"},
-                   "How weights are held; auto: what the file holds, without loss");
+  parser.AddChoice(
+      "dtype", &options->dtype, {"auto", "f32", "bf16", "int8", "q4"},
+      "How weights are held; auto: int8, since precision can cost acceptance but never change text");
   parser.AddChoice("activations", &options->activations, {"f32", "bf16", "int8"},
                    "What inputs of matrix products are rounded to");
   parser.AddChoice("kv-dtype", &options->kv_dtype, {"f32", "bf16"}, "Type of the context's KV");
   parser.AddBytes("kv-bytes", &options->kv_bytes, 0, kMaxKvBytes,
                   "Memory of contexts; 0: an eighth of the memory, at most what --max-sequences need");
-  parser.AddInteger("markov-top-k", &options->markov_top_k, 0, kMaxVocab,
-                    "The sequential head scores this many of the best tokens of each position; 0: all");
-  parser.AddInteger("draft-vocab", &options->draft_vocab, 0, kMaxVocab,
-                    "Draft among this many of the checkpoint's most frequent tokens; 0: all it has");
+  parser.AddInteger(
+      "markov-top-k", &options->markov_top_k, 0, kMaxVocab,
+      "The sequential head scores this many of the best tokens of each position; 0: all, as trained");
+  parser.AddInteger("draft-vocab", &options->draft_vocab, kUsualDraftVocab, kMaxVocab,
+                    "Draft among this many of the checkpoint's most frequent tokens; 0: all it has; -1: 8192 "
+                    "where it lists them, else all");
   parser.AddInteger("block-size", &options->block_size, 1, speculation::kMaxBlockSize,
                     "Drafts of a round, for ngram and random; other models have their own");
   parser.AddInteger("max-sequences", &options->max_sequences, 1, kMaxSequences,
@@ -76,7 +79,7 @@ DraftModelOptions ToDraftModelOptions(const DrafterOptions& options, const std::
   DraftModelOptions model;
   model.path = path;
   model.target = target;
-  if (options.dtype != "auto") model.weight_type = kernels::ParseWeightType(options.dtype);
+  model.weight_type = kernels::ParseWeightType(options.dtype == "auto" ? "int8" : options.dtype);
   model.activation_type = *kernels::ParseActivationType(options.activations);
   model.kv_type = *kernels::ParseKvType(options.kv_dtype);
   model.markov_top_k = options.markov_top_k;

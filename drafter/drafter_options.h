@@ -25,8 +25,8 @@ struct DrafterOptions {
   std::string activations = "int8";
   std::string kv_dtype = "bf16";
   int64_t kv_bytes = 0;
-  int markov_top_k = 0;
-  int draft_vocab = 0;
+  int markov_top_k = 64;
+  int draft_vocab = kUsualDraftVocab;
   int block_size = 7;  // of ngram and random
   int max_sequences = 256;
   int row_window = 4096;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "common/formats/model_directory.h"
 #include "common/formats/quoted.h"
 #include "drafter/models/draft_calibration.h"
+#include "drafter/models/draft_model_options.h"
 
 namespace tandem::drafter {
 namespace {
@@ -150,6 +152,11 @@ absl::Status DraftCheckpoint::ReadDraftIds() {
   return absl::OkStatus();
 }
 
+bool DraftCheckpoint::ListsFrequentTokens() const {
+  std::error_code error;
+  return std::filesystem::exists(std::filesystem::path(path_) / kDraftVocabulary, error);
+}
+
 absl::StatusOr<std::vector<int32_t>> DraftCheckpoint::FrequentTokens(int32_t count) const {
   ASSIGN_OR_RETURN(const std::string path, formats::ResolveInside(path_, kDraftVocabulary));
   ASSIGN_OR_RETURN(const auto file, formats::SafetensorsFile::Open(path));
@@ -160,6 +167,8 @@ absl::StatusOr<std::vector<int32_t>> DraftCheckpoint::FrequentTokens(int32_t cou
   if (status.ok() && tensor.shape.size() != 1) status = InvalidArgument("tensor `ids` is not 1-dimensional");
   if (!status.ok()) return Annotate(status, path);
   std::vector<int32_t> ids = Values<int32_t>(tensor);
+  if (count == kUsualDraftVocab)
+    count = static_cast<int32_t>(std::min<size_t>(kUsualDraftVocabSize, ids.size()));
   if (count < 1 || static_cast<size_t>(count) > ids.size()) {
     return InvalidArgument("{}: a draft vocabulary of {} tokens, allowed are 1 to {}", path, count,
                            ids.size());

@@ -38,7 +38,8 @@ class DraftCheckpoint {
   // are stored reduced, draft_rows()[i] is the row of draft_ids()[i].
   const std::vector<int32_t>& draft_ids() const { return draft_ids_; }
   const std::vector<int32_t>& draft_rows() const { return draft_rows_; }
-  // The first `count` ids of draft_vocab.safetensors, ascending.
+  // Whether there is a draft_vocab.safetensors, and its first `count` ids (or kUsualDraftVocab), ascending.
+  bool ListsFrequentTokens() const;
   absl::StatusOr<std::vector<int32_t>> FrequentTokens(int32_t count) const;
 
   // From calibration.json; empty without one, or without a confidence head.

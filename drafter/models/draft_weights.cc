@@ -182,6 +182,10 @@ absl::Status DraftWeightReader::ChooseDraftVocabulary(VocabularyWeights& weights
   weights.draft_ids = checkpoint_.draft_ids();
   draft_rows_ = checkpoint_.draft_rows();
   if (options_.draft_vocab == 0) return absl::OkStatus();
+  if (options_.draft_vocab == kUsualDraftVocab &&
+      (!weights.draft_ids.empty() || !checkpoint_.ListsFrequentTokens())) {
+    return absl::OkStatus();
+  }
   if (!weights.draft_ids.empty()) {
     return InvalidArgument(
         "{}: draft_vocab {} is asked for, but the checkpoint has a reduced vocabulary (d2t)",

@@ -19,7 +19,7 @@ absl::Status CheckOptions(const DraftModelOptions& options) {
   RETURN_IF_ERROR(CheckOption("max_blocks", options.max_blocks, 1, kMaxBlocks));
   RETURN_IF_ERROR(CheckOption("max_positions", options.max_positions, 0, formats::kMaxContext));
   RETURN_IF_ERROR(CheckOption("markov_top_k", options.markov_top_k, 0, formats::kMaxVocab));
-  return CheckOption("draft_vocab", options.draft_vocab, 0, formats::kMaxVocab);
+  return CheckOption("draft_vocab", options.draft_vocab, kUsualDraftVocab, formats::kMaxVocab);
 }
 
 }  // namespace
