@@ -45,25 +45,30 @@ bool FitsBF16(std::span<const float> values) {
 }  // namespace
 
 RowProjection::RowProjection(const speculation::Projection& projection, int32_t hidden_size,
-                             int32_t max_tokens, ThreadPool& pool)
+                             int32_t max_tokens, ThreadPool& pool, kernels::ActivationType activation_type)
     : pool_(pool),
       hidden_size_(hidden_size),
       num_taps_(static_cast<int32_t>(projection.taps.size())),
       max_tokens_(max_tokens),
       eps_(projection.norm_eps),
       norm_(projection.norm),
-      input_(max_tokens, hidden_size * num_taps_, kernels::ActivationType::kF32) {}
+      input_(max_tokens, hidden_size * num_taps_, activation_type) {}
 
 absl::StatusOr<std::unique_ptr<RowProjection>> RowProjection::Create(
-    const speculation::Projection& projection, int32_t hidden_size, int32_t max_tokens, ThreadPool& pool) {
+    const speculation::Projection& projection, int32_t hidden_size, int32_t max_tokens, ThreadPool& pool,
+    Precision precision) {
   TANDEM_CHECK(hidden_size > 0 && max_tokens > 0);
   RETURN_IF_ERROR(Check(projection, hidden_size));
-  std::unique_ptr<RowProjection> result(new RowProjection(projection, hidden_size, max_tokens, pool));
-  const int64_t cols = int64_t{result->num_taps_} * hidden_size;
+  const int64_t cols = static_cast<int64_t>(projection.taps.size()) * hidden_size;
+  const bool int8 = precision == Precision::kInt8 && cols % kernels::kBlockColumns == 0;
+  std::unique_ptr<RowProjection> result(
+      new RowProjection(projection, hidden_size, max_tokens, pool,
+                        int8 ? kernels::ActivationType::kInt8 : kernels::ActivationType::kF32));
   const formats::TensorView view = {
       "fc", formats::DType::kF32, {projection.width, cols}, std::as_bytes(std::span(projection.fc))};
   // Most drafters are stored in bf16; half the bytes, the same numbers.
-  const auto type = FitsBF16(projection.fc) ? kernels::WeightType::kBF16 : kernels::WeightType::kF32;
+  auto type = FitsBF16(projection.fc) ? kernels::WeightType::kBF16 : kernels::WeightType::kF32;
+  if (int8) type = kernels::WeightType::kInt8;
   ASSIGN_OR_RETURN(result->fc_, kernels::Matrix::Pack(view, {.type = type, .pool = &pool}));
   ASSIGN_OR_RETURN(result->work_area_, WorkArea::Create({max_tokens * cols}));
   return result;

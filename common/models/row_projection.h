@@ -3,7 +3,7 @@
 //   ASSIGN_OR_RETURN(auto projection, RowProjection::Create(hello_projection, hidden_size, 512, pool));
 //   projection->Project(outputs.taps, num_tokens, rows);
 //
-// Computed in f32. A row depends on its own position's taps alone, bit for bit, whatever else is in the call.
+// A row depends on its own position's taps alone, bit for bit, whatever else is in the call.
 // One thread calls at a time; Project does not allocate.
 #pragma once
 
@@ -23,12 +23,17 @@ namespace tandem::models {
 
 class RowProjection {
  public:
+  // kExact: in f32. kInt8: weights and taps rounded to int8 per 32 columns, where the size allows; a quarter
+  // of the bytes to read, at the cost of some acceptance at most.
+  enum class Precision { kExact, kInt8 };
+
   // Copies what it needs of `projection`; borrows `pool`. `max_tokens` sizes the work area, larger calls are
   // cut. kInvalidArgument if width, taps, fc and norm do not fit each other and `hidden_size`, or if a weight
   // is not finite; kResourceExhausted if memory is short.
   static absl::StatusOr<std::unique_ptr<RowProjection>> Create(const speculation::Projection& projection,
                                                                int32_t hidden_size, int32_t max_tokens,
-                                                               ThreadPool& pool);
+                                                               ThreadPool& pool,
+                                                               Precision precision = Precision::kExact);
 
   int32_t width() const { return static_cast<int32_t>(fc_.rows()); }
   int64_t bytes() const { return fc_.bytes(); }
@@ -38,7 +43,7 @@ class RowProjection {
 
  private:
   RowProjection(const speculation::Projection& projection, int32_t hidden_size, int32_t max_tokens,
-                ThreadPool& pool);
+                ThreadPool& pool, kernels::ActivationType activation_type);
   void ProjectPiece(std::span<const std::span<const float>> taps, int32_t first, int32_t tokens, float* rows);
 
   // Constant after Create.

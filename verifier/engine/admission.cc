@@ -28,6 +28,7 @@ void StepEngine::CloseStream(StreamId stream) {
     sequence->End();
   }
   RemoveEnded();
+  if (speculator_ != nullptr) speculator_->Flush();  // there may be no step that says it
   shares_changed_ = true;
 }
 
@@ -44,6 +45,7 @@ void StepEngine::ApplyPlan(StreamId stream_id, Plan&& plan) {
   for (const Cancellation& cancellation : plan.cancellations) Cancel(stream, cancellation);
   for (const Acknowledgement& acknowledgement : plan.acknowledgements) Acknowledge(stream, acknowledgement);
   RemoveEnded();
+  if (speculator_ != nullptr) speculator_->Flush();
   // A plan that only acknowledges is not answered, else plans and reports would never come to rest.
   if (!plan.admissions.empty() || !plan.cancellations.empty()) stream.report_due = true;
   shares_changed_ = true;

@@ -41,11 +41,15 @@ void RowStore::UseProjection(const std::string& hash) {
   ++generation_;
 }
 
-void RowStore::Put(int32_t block, int32_t slot, const float* row) {
+bool RowStore::Mark(int32_t block, int32_t slot) {
   State& state = states_[block];
   if (slot == 0) state = {generation_, 0};
-  if (state.generation != generation_ || slot > state.rows) return;  // no row will ever be asked for
+  if (state.generation != generation_ || slot > state.rows) return false;
   state.rows = std::max(state.rows, slot + 1);
+  return true;
+}
+
+void RowStore::Write(int32_t block, int32_t slot, const float* row) {
   std::byte* const to = At(block, slot);
   if (type_ == RowType::kF32) {
     std::memcpy(to, row, row_bytes_);

@@ -37,13 +37,16 @@ class RowStore {
   void UseProjection(const std::string& hash);
   const std::string& projection() const { return projection_; }  // empty: none yet
 
-  // Position `slot` of `block` was computed; row [width] is rounded to type(), nearest even.
-  void Put(int32_t block, int32_t slot, const float* row);
+  // Position `slot` of `block` was computed with the present projection at hand. Whether its row will ever be
+  // asked for: only then it need be written.
+  bool Mark(int32_t block, int32_t slot);
+  // The row of a marked position, before anybody reads it; row [width] is rounded to type(), nearest even.
+  void Write(int32_t block, int32_t slot, const float* row);
   // Positions of `block` were computed without a projection at hand.
   void Void(int32_t block);
   // Whether the first `num_slots` positions of the block have rows of the present projection.
   bool Has(int32_t block, int32_t num_slots) const;
-  // Bytes of one row; valid until the next Put into the block.
+  // Bytes of one row; valid until the next Write into the block.
   std::span<const std::byte> Row(int32_t block, int32_t slot) const;
   // `twin` holds the same tokens behind the same prefix as `block`: what it has and `block` lacks is copied.
   void Adopt(int32_t block, int32_t twin);

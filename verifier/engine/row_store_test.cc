@@ -19,7 +19,7 @@ std::unique_ptr<RowStore> MakeStore(RowType type = RowType::kF32) {
 
 void Put(RowStore& rows, int block, int slot, float value) {
   const float row[kWidth] = {value, value + 0.5f, -value};
-  rows.Put(block, slot, row);
+  if (rows.Mark(block, slot)) rows.Write(block, slot, row);
 }
 
 float First(const RowStore& rows, int block, int slot) {
@@ -90,7 +90,8 @@ TEST(RowStoreTest, Bf16RowsAreRoundedToNearest) {
   auto rows = MakeStore(RowType::kBF16);
   rows->UseProjection("a");
   const float row[kWidth] = {1.0f + 0x1p-9f + 0x1p-12f, -2.0f, 3.0f};
-  rows->Put(0, 0, row);
+  ASSERT_TRUE(rows->Mark(0, 0));
+  rows->Write(0, 0, row);
   ASSERT_EQ(rows->Row(0, 0).size(), kWidth * sizeof(uint16_t));
   uint16_t half;
   std::memcpy(&half, rows->Row(0, 0).data(), sizeof(half));

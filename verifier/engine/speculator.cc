@@ -38,8 +38,14 @@ std::string CalibrationKey(const speculation::DrafterHello& hello) {
 }  // namespace
 
 Speculator::Speculator(const SpeculationOptions& options, const models::Model& model, int32_t max_drafts,
-                       RowStore& rows, ThreadPool& pool, const Clock& clock)
-    : options_(options), model_(model), max_drafts_(max_drafts), rows_(rows), pool_(pool), clock_(clock) {
+                       HiddenRows& hidden_rows, ThreadPool& pool, const Clock& clock)
+    : options_(options),
+      model_(model),
+      max_drafts_(max_drafts),
+      hidden_rows_(hidden_rows),
+      rows_(hidden_rows.store()),
+      pool_(pool),
+      clock_(clock) {
   TANDEM_CHECK(options.num_drafters > 0 && max_drafts > 0);
   for (int i = 0; i < options.num_drafters; ++i) {
     drafters_.push_back(std::make_unique<Drafter>(static_cast<uint64_t>(i + 1) * 0x9e3779b97f4a7c15u));
@@ -70,11 +76,14 @@ absl::Status Speculator::UseProjection(const DrafterStream& stream) {
                               model_.options().max_taps, model_.config().num_layers - 1, taps.size(),
                               taps.front(), taps.back());
   }
-  ASSIGN_OR_RETURN(projection_, models::RowProjection::Create(
-                                    *stream.projection, static_cast<int32_t>(model_.config().hidden_size),
-                                    model_.options().max_step_tokens, pool_));
-  taps_ = taps;
-  rows_.UseProjection(hello.projection_hash);
+  // As exact as the model itself.
+  const auto precision = model_.options().activation_type == kernels::ActivationType::kInt8
+                             ? models::RowProjection::Precision::kInt8
+                             : models::RowProjection::Precision::kExact;
+  ASSIGN_OR_RETURN(auto projection, models::RowProjection::Create(
+                                        *stream.projection, static_cast<int32_t>(model_.config().hidden_size),
+                                        HiddenRows::kMaxWaiting, pool_, precision));
+  hidden_rows_.Use(std::move(projection), taps, hello.projection_hash);
   return absl::OkStatus();
 }
 
@@ -470,6 +479,7 @@ void Speculator::Feed(Sequence& sequence, speculation::Feed& feed, absl::Duratio
     entry.sampling = speculation::DraftSampling{s.seed, s.temperature, s.top_k, s.top_p, s.min_p};
   }
   if (needs_rows) {
+    hidden_rows_.Project();
     for (int32_t p = progress.fed; p < progress.fed + num_rows; ++p) {
       drafter.stream.link->PutRow(drafter.rows_sent++, rows_.Row(sequence.blocks[p / kBlock], p % kBlock));
     }

@@ -25,9 +25,8 @@
 #include "common/base/clock.h"
 #include "common/base/thread_pool.h"
 #include "common/models/model.h"
-#include "common/models/row_projection.h"
 #include "verifier/engine/drafter_session.h"
-#include "verifier/engine/row_store.h"
+#include "verifier/engine/hidden_rows.h"
 #include "verifier/engine/sequence.h"
 #include "verifier/scheduling/draft_probe.h"
 #include "verifier/scheduling/window_policy.h"
@@ -75,7 +74,7 @@ class Speculator {
  public:
   // Borrows everything but the options.
   Speculator(const SpeculationOptions& options, const models::Model& model, int32_t max_drafts,
-             RowStore& rows, ThreadPool& pool, const Clock& clock);
+             HiddenRows& hidden_rows, ThreadPool& pool, const Clock& clock);
 
   // --- streams
   // kFailedPrecondition if its rows do not go with this model's or with other drafters'; the stream is then
@@ -84,9 +83,6 @@ class Speculator {
   // The stream's sequences go to another drafter, with what waits in their blocks, or on without.
   void Close(int drafter, std::span<const std::unique_ptr<Sequence>> running);
   void OnProtocolError(int drafter);
-  // The projection of the present rows, and what it is made from; null and empty: none known yet.
-  models::RowProjection* projection() { return projection_.get(); }
-  std::span<const int32_t> taps() const { return taps_; }
 
   // --- a round
   // `arrived` = when they did, which may be a step ago.
@@ -141,12 +137,11 @@ class Speculator {
   const SpeculationOptions options_;
   const models::Model& model_;
   const int32_t max_drafts_;
-  RowStore& rows_;
+  HiddenRows& hidden_rows_;
+  RowStore& rows_;  // its store
   ThreadPool& pool_;
   const Clock& clock_;
   std::vector<std::unique_ptr<Drafter>> drafters_;
-  std::unique_ptr<models::RowProjection> projection_;
-  std::vector<int32_t> taps_;
   uint64_t last_session_ = 0;
   absl::Duration gather_until_ = absl::ZeroDuration();  // a step for all waits until then at most
   DraftProbe probe_;

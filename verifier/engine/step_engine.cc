@@ -68,9 +68,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                              num_blocks, kBlock, options.max_draft_tokens);
   }
   ASSIGN_OR_RETURN(auto kv, kernels::KvCache::Create(std::move(layout), num_blocks));
-  std::unique_ptr<RowStore> rows;
+  std::unique_ptr<HiddenRows> rows;
   if (speculates) {
-    ASSIGN_OR_RETURN(rows, RowStore::Create(options.speculation.row_type, row_width, num_blocks));
+    ASSIGN_OR_RETURN(auto store, RowStore::Create(options.speculation.row_type, row_width, num_blocks));
+    rows = std::make_unique<HiddenRows>(std::move(store), row_width);
   }
   ASSIGN_OR_RETURN(StepTimeModel step_time,
                    LoadOrMeasureStepTime(model, *kv, clock, kMeasurementLimit, options.step_time_cache_path));
@@ -79,7 +80,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
 }
 
 StepEngine::StepEngine(const EngineOptions& options, int32_t max_model_len, models::Model& model,
-                       std::unique_ptr<kernels::KvCache> kv, std::unique_ptr<RowStore> rows,
+                       std::unique_ptr<kernels::KvCache> kv, std::unique_ptr<HiddenRows> rows,
                        StepTimeModel step_time, ThreadPool& pool, const Clock& clock)
     : options_(options),
       max_model_len_(max_model_len),
@@ -109,10 +110,9 @@ StepEngine::StepEngine(const EngineOptions& options, int32_t max_model_len, mode
   if (options_.speculation.num_drafters > 0) {
     speculator_ = std::make_unique<Speculator>(options_.speculation, model_, options_.max_draft_tokens,
                                                *hidden_rows_, pool_, clock_);
-    projected_.resize(static_cast<size_t>(limits_.max_rows) * hidden_rows_->width());
     // Only blocks with rows are worth finding: without them a sequence could not be drafted.
     cache_.SetUsable([this](int32_t block) {
-      return speculator_->projection() == nullptr || hidden_rows_->Has(block, kBlock);
+      return !hidden_rows_->projects() || hidden_rows_->store().Has(block, kBlock);
     });
   }
 }
@@ -367,33 +367,14 @@ void StepEngine::BuildBatch() {
 void StepEngine::Compute() {
   const absl::Duration begin = clock_.Now();
   const ThreadPool::Active active(pool_);
-  models::RowProjection* const projection = speculator_ == nullptr ? nullptr : speculator_->projection();
   const std::span<const int32_t> taps =
-      projection == nullptr ? std::span<const int32_t>() : speculator_->taps();
+      hidden_rows_ == nullptr ? std::span<const int32_t>() : hidden_rows_->taps();
   model_.Forward({tokens_, positions_, rows_, logits_rows_, taps}, *kv_, outputs_);
-  if (projection != nullptr) projection->Project(outputs_.taps, static_cast<int>(tokens_.size()), projected_);
-  if (speculator_ != nullptr) KeepRows();
+  if (hidden_rows_ != nullptr) hidden_rows_->Add(rows_, outputs_.taps);
   const absl::Duration computed = clock_.Now();
   sampler_.Sample(outputs_.logits, windows_);
   step_.forward = computed - begin;
   step_.sample = clock_.Now() - computed;
-}
-
-// Hidden rows of all computed positions go beside their KV.
-void StepEngine::KeepRows() {
-  const bool projected = speculator_->projection() != nullptr;
-  for (const kernels::SequenceRows& rows : rows_) {
-    for (int32_t i = 0; i < rows.num_rows; ++i) {
-      const int32_t position = rows.first_position + i;
-      const int32_t block = rows.blocks[position / kBlock];
-      if (projected) {
-        const float* const row = projected_.data() + int64_t{rows.first_row + i} * hidden_rows_->width();
-        hidden_rows_->Put(block, position % kBlock, row);
-      } else {
-        hidden_rows_->Void(block);
-      }
-    }
-  }
 }
 
 void StepEngine::ObserveStep() {
@@ -472,7 +453,10 @@ void StepEngine::ShareFullBlocks(Sequence& sequence) {
     block = cache_.Insert(sequence.request().cache_owner, &sequence.prefix,
                           sequence.tokens().subspan(sequence.num_shared_blocks * kBlock, kBlock), block);
     // The known twin may be from before the present projection.
-    if (block != own && hidden_rows_ != nullptr) hidden_rows_->Adopt(block, own);
+    if (block != own && hidden_rows_ != nullptr) {
+      hidden_rows_->Project();
+      hidden_rows_->store().Adopt(block, own);
+    }
     ++sequence.num_shared_blocks;
   }
 }

@@ -10,8 +10,8 @@
 
 #include "verifier/engine/block_pool.h"
 #include "verifier/engine/engine.h"
+#include "verifier/engine/hidden_rows.h"
 #include "verifier/engine/prefix_cache.h"
-#include "verifier/engine/row_store.h"
 #include "verifier/engine/sequence.h"
 #include "verifier/engine/speculator.h"
 #include "verifier/engine/step_planner.h"
@@ -25,7 +25,7 @@ namespace tandem::verifier {
 class StepEngine final : public Engine {
  public:
   StepEngine(const EngineOptions& options, int32_t max_model_len, models::Model& model,
-             std::unique_ptr<kernels::KvCache> kv, std::unique_ptr<RowStore> rows, StepTimeModel step_time,
+             std::unique_ptr<kernels::KvCache> kv, std::unique_ptr<HiddenRows> rows, StepTimeModel step_time,
              ThreadPool& pool, const Clock& clock);
 
   int32_t kv_total_blocks() const override { return blocks_.total(); }
@@ -79,7 +79,6 @@ class StepEngine final : public Engine {
   void PlanWindows();
   void AskForDrafts();
   StepLoad LoadWithoutDrafts() const;
-  void KeepRows();
   void ReserveBlocks();
   bool ReserveRows(Sequence& sequence, int32_t end_position);
   void PreemptFor(const Sequence& sequence);
@@ -107,8 +106,8 @@ class StepEngine final : public Engine {
   std::unique_ptr<kernels::KvCache> kv_;
   BlockPool blocks_;
   PrefixCache cache_;
-  std::unique_ptr<RowStore> hidden_rows_;   // null without drafters
-  std::unique_ptr<Speculator> speculator_;  // null without drafters
+  std::unique_ptr<HiddenRows> hidden_rows_;  // null without drafters
+  std::unique_ptr<Speculator> speculator_;   // null without drafters
 
   // Who runs. `running_` is in admission order; those that ended stay until RemoveEnded.
   std::map<StreamId, StreamState> streams_;
@@ -134,7 +133,6 @@ class StepEngine final : public Engine {
   std::vector<kernels::SequenceRows> rows_;
   std::vector<SampleWindow> windows_;
   std::vector<Sequence*> drafted_;
-  std::vector<float> projected_;  // [max_rows, row width]
   models::Outputs outputs_;
 };
 
