@@ -1,6 +1,7 @@
 """The programs under test as child processes.
 
 Stack      one verifier and one gateway on any free ports, stopped at the end of a `with`
+Drafter    one drafter, likewise
 Up         `tandem up`, which starts and restarts both itself
 Process    one program; ends with the test even if the test fails
 """
@@ -129,6 +130,28 @@ def resident_bytes(pid):
 
 def _drain_delay(flags):
     return flags if "--drain-delay" in flags else NO_DRAIN_DELAY + flags
+
+
+class Drafter:
+    """A drafter on any free ports; ready when entered."""
+
+    def __init__(self, model, *flags):
+        self._command = [binary("tandem-drafter"), "--model", model, "--listen", ANY, "--metrics", ANY, *flags]
+
+    def __enter__(self):
+        self.process = Process(self._command)
+        try:
+            addresses = self.process.addresses()
+            self.grpc, self.metrics = addresses["grpc"], Metrics(addresses["metrics"])
+            wait_until(lambda: self.process.running() and self.metrics.read().sum("tandem_ready") == 1,
+                       "drafter ready", timeout=60)
+        except BaseException:
+            self.process.kill()
+            raise
+        return self
+
+    def __exit__(self, *unused):
+        self.process.kill()
 
 
 class Stack:

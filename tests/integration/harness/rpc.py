@@ -1,4 +1,4 @@
-"""A gRPC client of tandem.v1.Generation, with modules generated from proto/ at test time."""
+"""gRPC clients of our services, with modules generated from proto/ at test time."""
 
 import importlib
 import sys
@@ -10,16 +10,19 @@ from .paths import SOURCE
 
 
 class Protos:
-    """`generation`: messages; `generation_grpc`: stubs."""
+    """`generation`, `run`, `speculate`: messages; `generation_grpc`, `speculate_grpc`: stubs."""
 
     def __init__(self, directory):
         root = SOURCE / "proto"
         code = protoc.main(["protoc", f"-I{root}", f"--python_out={directory}", f"--grpc_python_out={directory}",
-                            str(root / "tandem/v1/generation.proto")])
+                            *(str(root / f"tandem/v1/{name}.proto") for name in ("generation", "run", "speculate"))])
         assert code == 0, f"protoc exited with {code}"
         sys.path.insert(0, str(directory))
         self.generation = importlib.import_module("tandem.v1.generation_pb2")
         self.generation_grpc = importlib.import_module("tandem.v1.generation_pb2_grpc")
+        self.run = importlib.import_module("tandem.v1.run_pb2")
+        self.speculate = importlib.import_module("tandem.v1.speculate_pb2")
+        self.speculate_grpc = importlib.import_module("tandem.v1.speculate_pb2_grpc")
 
     def chat(self, content, **fields):
         """A GenerateRequest with one user message."""
