@@ -18,6 +18,7 @@
 #include "common/base/thread_pool.h"
 #include "common/formats/checkpoint.h"
 #include "common/kernels/dispatch.h"
+#include "common/rpc/call_metrics.h"
 #include "common/rpc/grpc_logs.h"
 #include "common/rpc/server.h"
 #include "common/speculation/local_machine.h"
@@ -86,6 +87,9 @@ class Drafter {
         log_(options.log),
         metrics_(kProgram),
         drafter_metrics_(metrics_),
+        calls_(metrics_, {{"/tandem.v1.Drafter/Speculate",
+                           {grpc::StatusCode::CANCELLED, grpc::StatusCode::INVALID_ARGUMENT,
+                            grpc::StatusCode::FAILED_PRECONDITION, grpc::StatusCode::UNAVAILABLE}}}),
         health_({"tandem.v1.Drafter"}),
         service_({}, metrics_, log_, script ? &*script : nullptr) {
     rpc::SetGrpcLogger(&log_);
@@ -113,9 +117,12 @@ class Drafter {
 
     prometheus::Counter& exhausted =
         metrics_.AddCounter("emfile_total", "Connections delayed or refused for want of descriptors");
-    ASSIGN_OR_RETURN(server_,
-                     rpc::RpcServer::Start(server, std::move(listener), {&service_}, health_,
-                                           {.on_exhausted = [&exhausted] { exhausted.Increment(); }}));
+    ASSIGN_OR_RETURN(server_, rpc::RpcServer::Start(server, std::move(listener), {&service_}, health_,
+                                                    {.on_exhausted = [&exhausted] { exhausted.Increment(); },
+                                                     .calls = &calls_}));
+    prometheus::Gauge& connections =
+        metrics_.AddGauge("open_connections", "Client connections", {{"listener", "grpc"}});
+    metrics_.OnScrape([this, &connections] { connections.Set(server_->num_connections()); });
     return absl::OkStatus();
   }
 
@@ -193,6 +200,7 @@ class Drafter {
   telemetry::Logger log_;
   telemetry::Metrics metrics_;
   DrafterMetrics drafter_metrics_;
+  rpc::CallMetrics calls_;
   telemetry::Health health_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<DraftModel> model_;
@@ -200,8 +208,8 @@ class Drafter {
   std::unique_ptr<DraftLoop> loop_;
   SpeculateService service_;
   std::unique_ptr<telemetry::Watchdog> watchdog_;
-  std::unique_ptr<telemetry::MetricsServer> metrics_server_;
   std::unique_ptr<rpc::RpcServer> server_;
+  std::unique_ptr<telemetry::MetricsServer> metrics_server_;  // a scrape asks all of the above
 };
 
 int Main(int argc, const char* const* argv) {

@@ -536,7 +536,9 @@ EngineStats StepEngine::stats() const {
     status.up = drafter->connected();
     status.breaker = drafter->breaker.state(clock_.Now());
     if (drafter->calibration == nullptr) continue;
-    for (int i = 0; i < options_.max_draft_tokens; ++i) {
+    // The drafter's blocks may be shorter than what we would check.
+    const int positions = std::min<int>(options_.max_draft_tokens, drafter->calibration->block_size());
+    for (int i = 0; i < positions; ++i) {
       status.calibration_errors.push_back(drafter->calibration->ExpectedCalibrationError(i));
     }
   }

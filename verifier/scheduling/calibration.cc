@@ -194,6 +194,8 @@ double Calibration::ExpectedCalibrationError(int position) const {
   return state_->reliability[static_cast<size_t>(position)].Error();
 }
 
+int Calibration::block_size() const { return static_cast<int>(state_->block_size); }
+
 bool Calibration::Trusted(int bucket) const { return state_->At(bucket).trusted; }
 
 }  // namespace tandem::verifier

@@ -50,6 +50,8 @@ class Calibration {
   Calibration(Calibration&&);
   Calibration& operator=(Calibration&&);
 
+  int block_size() const;
+
   // Starting point of every bucket: the set of this mode with the largest temperature inside the bucket, else
   // the nearest, else identity. Positions that a set lacks start at identity. Forgets what was observed.
   void Start(speculation::AcceptanceMode mode, std::span<const speculation::InitialCalibration> sets);
