@@ -7,8 +7,9 @@ PACKAGES := $(shell sed 's/#.*//' packages/debian12.txt)
 # Root installs directly, others through sudo where there is one.
 # What `make sanitize` builds: everything that reads files and text from outside, and everything that has threads.
 # PRESET asan-core and tsan build the whole core.
-ADDRESS_TESTS := formats_test formats_golden_test tokenizer_test chat_template_test sampler_test scheduling_test
-THREAD_TESTS := engine_test step_loop_test
+ADDRESS_TESTS := formats_test formats_golden_test tokenizer_test chat_template_test sampler_test scheduling_test \
+                 speculation_test simple_drafters_test draft_engine_test
+THREAD_TESTS := engine_test step_loop_test draft_loop_test
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 .DEFAULT_GOAL := build
