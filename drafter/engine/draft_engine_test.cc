@@ -65,7 +65,7 @@ class DraftEngineTest : public ::testing::Test {
   // What a sequence with this text and length is drafted by an engine of its own, fed at once.
   static std::vector<int32_t> Alone(uint64_t id, int32_t length, int32_t shared = 0) {
     FakeDraftModel model(4096, 8);
-    auto engine = *DraftEngine::Create({}, model);
+    auto engine = *DraftEngine::Create({.kv_bytes = BytesOfBlocks(64)}, model);
     engine->OpenStream(9, {.row_type = RowType::kF32, .mode = {}, .rows = nullptr});
     FakeVerifier verifier(RowType::kF32, shared);
     EXPECT_TRUE(engine->ApplyFeed(9, verifier.Feed(id, 0, length, 1).Take()).ok());
