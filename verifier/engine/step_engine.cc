@@ -411,9 +411,9 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
 
   SequenceEnd end = SequenceEnd::kRunning;
   bool goes_on = true;
-  int32_t num_accepted = 0, num_checked = num_drafts;
-  for (int32_t i = 0; goes_on; ++i) {
-    SampledToken& sampled = sampler_.results()[window.first_row + i];
+  int32_t num_tokens = 0, num_accepted = 0, num_checked = num_drafts;
+  while (goes_on) {
+    SampledToken& sampled = sampler_.results()[window.first_row + num_tokens];
     if (!sampled.status.ok()) {
       // The model's doing, not the request's. What it computed must not reach others through the cache.
       EndSequence(sequence, SequenceEnd::kFailed,
@@ -424,6 +424,7 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
     sequence.Confirm(sampled.token);
     report.new_tokens.push_back(sampled.token);
     if (sampled.logprobs) report.logprobs.push_back(std::move(*sampled.logprobs));
+    ++num_tokens;
     ++totals_.generated_tokens;
     const bool accepted = sampled.accepted;
     num_accepted += accepted;
@@ -436,8 +437,7 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
   totals_.accepted += num_accepted;
   report.length = sequence.confirmed_len();
   if (num_drafts > 0) {
-    step_.accepted_lengths.push_back(num_accepted +
-                                     (num_checked == num_drafts || num_accepted < num_checked));
+    step_.accepted_lengths.push_back(num_tokens);
     if (speculator_ != nullptr) speculator_->Observe(sequence, num_checked, num_accepted);
   }
   sequence.drafts.Clear();
