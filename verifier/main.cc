@@ -35,6 +35,7 @@
 #include "common/telemetry/watchdog.h"
 #include "common/text/tokenizer.h"
 #include "verifier/engine/step_loop.h"
+#include "verifier/engine/trace_recorder.h"
 #include "verifier/engine_metrics.h"
 #include "verifier/scheduling/step_time_cache.h"
 #include "verifier/service/drafter_connections.h"
@@ -83,6 +84,9 @@ class Verifier {
         log_(options.log),
         metrics_(kProgram),
         engine_metrics_(metrics_, ToEngineOptions(options)),
+        trace_steps_(metrics_.AddCounters("decision_trace_steps_total",
+                                          "Steps of --trace, and those lost to a slow or broken file",
+                                          "outcome", {"written", "dropped"})),
         calls_(metrics_, {{"/tandem.v1.Verifier/Run",
                            {grpc::StatusCode::CANCELLED, grpc::StatusCode::INVALID_ARGUMENT,
                             grpc::StatusCode::FAILED_PRECONDITION, grpc::StatusCode::UNAVAILABLE}}}),
@@ -133,6 +137,8 @@ class Verifier {
                                                kernels::ActiveTarget(), pool_->num_threads()));
     }
     ASSIGN_OR_RETURN(engine_, Engine::Create(engine, *model_, *pool_, Clock::Real()));
+
+    RETURN_IF_ERROR(StartTrace());
 
     RunIdentity identity;
     identity.incarnation = NewIncarnation();
@@ -186,6 +192,27 @@ class Verifier {
   }
 
  private:
+  absl::Status StartTrace() {
+    if (options_.trace.empty()) return absl::OkStatus();
+    const EngineOptions& engine = engine_->options();
+    TraceHeader header;
+    header.policy = engine.speculation.policy;
+    if (engine.speculation.num_drafters == 0) header.policy.kind = PolicyKind::kOff;
+    header.acceptance = engine.speculation.acceptance;
+    header.block_size = engine.max_draft_tokens;
+    header.numerics_id = model_->NumericsId();
+    header.step_time = engine_->step_time();
+    ASSIGN_OR_RETURN(trace_, TraceRecorder::Start(options_.trace, header, [this](const absl::Status& error) {
+                       log_.Warning("the decision trace ended", {{"error", std::string(error.message())}});
+                     }));
+    engine_->ObserveDecisions(trace_.get());
+    metrics_.OnScrape([this] {
+      telemetry::RaiseTo(trace_steps_["written"], static_cast<double>(trace_->num_written()));
+      telemetry::RaiseTo(trace_steps_["dropped"], static_cast<double>(trace_->num_dropped()));
+    });
+    return absl::OkStatus();
+  }
+
   void ConnectDrafters(const RunIdentity& identity) {
     if (options_.drafters.empty()) return;
     speculation::RemoveStaleRings();  // of verifiers that were killed while they connected
@@ -241,10 +268,12 @@ class Verifier {
   telemetry::Logger log_;
   telemetry::Metrics metrics_;
   EngineMetrics engine_metrics_;
+  telemetry::Labelled<prometheus::Counter> trace_steps_;
   rpc::CallMetrics calls_;
   telemetry::Health health_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<models::Model> model_;
+  std::unique_ptr<TraceRecorder> trace_;  // null without --trace
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<StepLoop> loop_;
   std::unique_ptr<DrafterConnections> drafters_;

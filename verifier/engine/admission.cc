@@ -174,6 +174,7 @@ void StepEngine::RemoveEnded() {
     blocks_.CheckInvariant();
     TANDEM_CHECK(blocks_.free() + blocks_.cached() == blocks_.total());
     utilization_.Idle();
+    if (record_) record_->Close(clock_.Now());
   }
 }
 
@@ -196,6 +197,11 @@ void StepEngine::ProposeDrafts(StreamId stream, uint64_t id, uint32_t epoch, int
   pending.tokens.assign(drafts.begin(),
                         drafts.begin() + std::min<size_t>(drafts.size(), options_.max_draft_tokens));
   pending.window = static_cast<int32_t>(pending.tokens.size());
+}
+
+void StepEngine::ObserveDecisions(DecisionObserver* observer) {
+  record_.reset();
+  if (observer != nullptr) record_.emplace(*observer);
 }
 
 absl::Status StepEngine::OpenDrafter(int drafter, DrafterStream stream) {

@@ -25,6 +25,7 @@
 #include "common/base/clock.h"
 #include "common/base/thread_pool.h"
 #include "common/models/model.h"
+#include "verifier/engine/decision_record.h"
 #include "verifier/engine/messages.h"
 #include "verifier/engine/speculator.h"
 
@@ -90,6 +91,10 @@ class Engine {
   virtual const EngineOptions& options() const = 0;
   // Prompt and output together: min(model's context, what the pool can hold beside one window of drafts).
   virtual int32_t max_model_len() const = 0;
+  // As learnt up to now.
+  virtual const StepTimeParameters& step_time() const = 0;
+  // Before the first step; null: none. Borrowed until the engine ends.
+  virtual void ObserveDecisions(DecisionObserver* observer) = 0;
 
   virtual void OpenStream(StreamId stream) = 0;
   // Frees the stream's sequences at once; nothing is reported to it any more.

@@ -267,7 +267,7 @@ absl::Duration Speculator::NextChange(std::span<const std::unique_ptr<Sequence>>
 
 // --- windows
 
-void Speculator::PlanWindows(StepLoad load, std::span<Sequence* const> sequences) {
+void Speculator::PlanWindows(StepLoad& load, std::span<Sequence* const> sequences) {
   if (sequences.empty()) return;
   drafted_.clear();
   survivals_.resize(std::max(survivals_.size(), sequences.size()));
@@ -293,14 +293,17 @@ void Speculator::PlanWindows(StepLoad load, std::span<Sequence* const> sequences
   for (size_t i = 0; i < sequences.size(); ++i) {
     Sequence& sequence = *sequences[i];
     sequence.drafts.window = windows_[i];
-    sequence.drafts.survivals.assign(survivals_[i].begin(), survivals_[i].begin() + windows_[i]);
+    sequence.drafts.survivals.assign(survivals_[i].begin(), survivals_[i].end());
   }
 }
 
 void Speculator::Observe(Sequence& sequence, int checked, int accepted) {
-  if (sequence.progress.drafter < 0 || checked == 0) return;
+  if (sequence.progress.drafter < 0 || sequence.drafts.survivals.empty()) return;
   Drafter& drafter = *drafters_[sequence.progress.drafter];
+  // A round of which nothing was checked still says what the head expects: without it only the good rounds
+  // would count, and drafts would be asked for in vain.
   drafter.calibration->Observe(Bucket(sequence), sequence.drafts.confidence_logits, checked, accepted);
+  if (checked == 0) return;
   ++stats_.rounds;
   for (int i = 0; i < checked; ++i) {
     ++stats_.checked_at[i];
@@ -492,6 +495,7 @@ void Speculator::Feed(Sequence& sequence, speculation::Feed& feed, absl::Duratio
     entry.draft = true;
     entry.round = ++progress.round;
     progress.waiting = true;
+    progress.asked_length = sequence.confirmed_len();
     progress.asked_at = now;
     progress.give_up_at = now + timeout + num_rows * kTimeoutPerRow;
   }

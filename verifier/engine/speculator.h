@@ -94,9 +94,11 @@ class Speculator {
   bool HoldsAll(std::span<const std::unique_ptr<Sequence>> running) const;
   // When Expire or HoldsAll will say something else without anything having come; infinite if never.
   absl::Duration NextChange(std::span<const std::unique_ptr<Sequence>> running) const;
-  // Sets drafts.window of the given sequences, whose drafts fit. load.draft_seconds is filled in here.
-  void PlanWindows(StepLoad load, std::span<Sequence* const> sequences);
-  // `checked` drafts of a window were looked at (fewer than planned behind an end), `accepted` stood.
+  // Sets drafts.window and drafts.survivals of the given sequences, whose drafts fit. load.draft_seconds is
+  // filled in.
+  void PlanWindows(StepLoad& load, std::span<Sequence* const> sequences);
+  // `checked` drafts of a window were looked at (fewer than planned behind an end, none where none were worth
+  // it), `accepted` stood. No-op for a sequence that had no drafts.
   void Observe(Sequence& sequence, int checked, int accepted);
   // load describes the step after this one, without drafts.
   void AskForDrafts(const StepLoad& load, absl::Duration last_step,

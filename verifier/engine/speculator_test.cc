@@ -222,5 +222,75 @@ TEST(SpeculationTest, AWaitEndsByItselfAtTheTimeout) {
   EXPECT_EQ(setup.engine->stats().generated_tokens, before + 1);
 }
 
+// One drafter that keeps no rows, one sequence whose drafts are put in its hands.
+class SpeculatorTest : public ::testing::Test {
+ protected:
+  void Start(const std::string& policy, bool shares_cores = true) {
+    SpeculationOptions options;
+    options.num_drafters = 1;
+    options.policy = *ParseWindowPolicy(policy);
+    speculator_.emplace(options, model_, FakeDrafter::kBlockSize, *rows_, pool_, clock_);
+    DrafterStream stream = drafter_.NewStream();
+    stream.shares_cores = shares_cores;
+    ASSERT_TRUE(speculator_->Open(0, std::move(stream)).ok());
+  }
+  std::span<const double> Expected() const {
+    return speculator_->drafters()[0]->calibration->ExpectedSurvivals(TemperatureBucket(1));
+  }
+  // A round with these confidence logits; the window that it was given.
+  int Round(std::vector<float> logits) {
+    PendingDrafts& drafts = sequence_->drafts;
+    drafts.tokens.assign(logits.size(), 1);
+    drafts.confidence_logits = std::move(logits);
+    sequence_->progress.drafter = 0;
+    StepLoad load = {.num_anchors = 1, .max_draft_rows = 64};
+    Sequence* const sequence = &*sequence_;
+    speculator_->PlanWindows(load, {&sequence, 1});
+    const int window = drafts.window;
+    speculator_->Observe(*sequence_, window, window);
+    drafts.Clear();
+    return window;
+  }
+
+  static Admission Request() {
+    Admission request;
+    request.tokens = {1, 2, 3};
+    request.prompt_length = 3;
+    request.max_tokens = 1000;
+    return request;
+  }
+
+  FakeClock clock_;
+  ThreadPool pool_{1};
+  testing::FakeModel model_{512, 256};
+  std::unique_ptr<RowStore> rows_ =
+      *RowStore::Create(speculation::RowType::kBF16, testing::FakeModel::kHidden, 8);
+  FakeDrafter drafter_{0, {.rows = false}, 1};
+  std::optional<Speculator> speculator_;
+  std::optional<Sequence> sequence_{std::in_place, 1, 1, Request()};
+};
+
+// Half of the rounds promise much and are checked, half promise nothing and are not: what is expected of the
+// next one is the mean of both, not the mean of those that were worth checking.
+TEST_F(SpeculatorTest, RoundsOfWhichNothingWasCheckedCountInWhatIsExpected) {
+  Start("threshold:0.5");
+  for (int i = 0; i < 400; ++i) {
+    const bool sure = i % 2 == 0;
+    ASSERT_EQ(Round(std::vector<float>(4, sure ? 6.0f : -6.0f)), sure ? 4 : 0);
+  }
+  EXPECT_NEAR(Expected()[0], 0.5, 0.02);
+  EXPECT_NEAR(Expected()[3], 0.5, 0.03);
+  EXPECT_EQ(speculator_->stats().rounds, 200);
+  EXPECT_EQ(speculator_->stats().checked_at[0], 200);
+}
+
+TEST_F(SpeculatorTest, ASequenceWithoutDraftsTeachesNothing) {
+  Start("fixed:4");
+  sequence_->progress.drafter = 0;
+  const std::vector<double> before(Expected().begin(), Expected().end());
+  speculator_->Observe(*sequence_, 0, 0);
+  EXPECT_EQ(std::vector<double>(Expected().begin(), Expected().end()), before);
+}
+
 }  // namespace
 }  // namespace tandem::verifier

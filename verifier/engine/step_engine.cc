@@ -145,6 +145,7 @@ std::vector<std::pair<StreamId, Report>> StepEngine::Step() {
   if (!tokens_.empty()) {
     Compute();
     ObserveStep();
+    if (record_) OpenRecord(begin);
   }
   const absl::Duration computed = clock_.Now();
   if (!tokens_.empty()) Accept();
@@ -221,6 +222,7 @@ void StepEngine::PlanStep() {
     if (sequence->state() == SequenceState::kPrefill) ExtendFromPrefixCache(*sequence);
     DropStaleDrafts(*sequence);
   }
+  load_ = LoadWithoutDrafts(/*with_held=*/false);
   if (speculator_ != nullptr) PlanWindows();
   const bool nobody = speculator_ != nullptr && speculator_->HoldsAll(running_);  // only reports are due
   for (const auto& sequence : running_) {
@@ -254,12 +256,14 @@ int32_t StepEngine::UsableDrafts(Sequence& sequence) {
   return std::min(sequence.drafts.window, sequence.max_len() - sequence.confirmed_len() - 1);
 }
 
-StepLoad StepEngine::LoadWithoutDrafts() const {
+// with_held: also those that wait for drafts now and will decode later.
+StepLoad StepEngine::LoadWithoutDrafts(bool with_held) const {
   StepLoad load;
   load.step_time = &step_time_;
   load.max_draft_rows = limits_.max_logits_rows;
   load.utilization = utilization_.ratio();
   for (const auto& sequence : running_) {
+    if (!with_held && speculator_ != nullptr && speculator_->Holds(*sequence)) continue;
     if (sequence->state() == SequenceState::kDecoding) {
       ++load.num_anchors;
       load.num_kv_positions += sequence->confirmed_len();
@@ -278,12 +282,12 @@ void StepEngine::PlanWindows() {
     if (!sequence->drafts.tokens.empty() && sequence->progress.drafter >= 0)
       drafted_.push_back(sequence.get());
   }
-  speculator_->PlanWindows(LoadWithoutDrafts(), drafted_);
+  speculator_->PlanWindows(load_, drafted_);
 }
 
 void StepEngine::AskForDrafts() {
   for (double wait : speculator_->TakeWaits()) step_.draft_waits.push_back(wait);
-  speculator_->AskForDrafts(LoadWithoutDrafts(), step_.forward + step_.sample, running_);
+  speculator_->AskForDrafts(LoadWithoutDrafts(/*with_held=*/true), step_.forward + step_.sample, running_);
   speculator_->Flush();
 }
 
@@ -385,6 +389,18 @@ void StepEngine::ObserveStep() {
       {step_.anchors, step_.prefill_tokens, step_time_.Knee(), blocks_.in_use(), blocks_.total()});
 }
 
+// What was known when the windows were chosen, and the step that followed.
+void StepEngine::OpenRecord(absl::Duration begin) {
+  StepDecision& decision = record_->Open(begin);
+  decision.num_anchors = step_.anchors;
+  decision.num_kv_positions = step_.kv_context_tokens - step_.draft_tokens;
+  decision.num_prefill_tokens = step_.prefill_tokens;
+  decision.max_draft_rows = load_.max_draft_rows;
+  decision.draft_seconds = load_.draft_seconds;
+  decision.utilization = load_.utilization;
+  decision.predicted_seconds = step_.predicted_seconds;
+}
+
 void StepEngine::Accept() {
   for (const Part& part : parts_) {
     if (part.reaches_anchor()) continue;  // with its window, below
@@ -400,6 +416,7 @@ void StepEngine::Accept() {
 void StepEngine::AcceptWindow(const SampleWindow& window) {
   Sequence& sequence = *window.sequence;
   SequenceReport& report = sequence.report;
+  const int32_t length = sequence.confirmed_len();
   const auto num_drafts = static_cast<int32_t>(window.drafts.size());
   report.drafted += static_cast<int64_t>(sequence.drafts.tokens.size());
   report.checked += num_drafts;
@@ -438,8 +455,9 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
   report.length = sequence.confirmed_len();
   if (num_drafts > 0) {
     step_.accepted_lengths.push_back(num_tokens);
-    if (speculator_ != nullptr) speculator_->Observe(sequence, num_checked, num_accepted);
   }
+  if (speculator_ != nullptr) speculator_->Observe(sequence, num_checked, num_accepted);
+  if (record_) record_->Add(sequence, length, num_drafts, num_accepted);
   sequence.drafts.Clear();
   ShareFullBlocks(sequence);
   if (end != SequenceEnd::kRunning) EndSequence(sequence, end);

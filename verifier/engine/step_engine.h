@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "verifier/engine/block_pool.h"
@@ -31,6 +32,8 @@ class StepEngine final : public Engine {
   int32_t kv_total_blocks() const override { return blocks_.total(); }
   const EngineOptions& options() const override { return options_; }
   int32_t max_model_len() const override { return max_model_len_; }
+  const StepTimeParameters& step_time() const override { return step_time_.parameters(); }
+  void ObserveDecisions(DecisionObserver* observer) override;
   void OpenStream(StreamId stream) override;
   void CloseStream(StreamId stream) override;
   void ApplyPlan(StreamId stream, Plan&& plan) override;
@@ -78,7 +81,8 @@ class StepEngine final : public Engine {
   void DropStaleDrafts(Sequence& sequence);
   void PlanWindows();
   void AskForDrafts();
-  StepLoad LoadWithoutDrafts() const;
+  StepLoad LoadWithoutDrafts(bool with_held) const;
+  void OpenRecord(absl::Duration begin);
   void ReserveBlocks();
   bool ReserveRows(Sequence& sequence, int32_t end_position);
   void PreemptFor(const Sequence& sequence);
@@ -120,12 +124,14 @@ class StepEngine final : public Engine {
   Utilization utilization_;
   StepStats step_;
   EngineStats totals_;
+  std::optional<DecisionRecord> record_;  // while somebody observes
 
   // Work areas of the step, sized once.
   StepPlanner planner_;
   StepSampler sampler_;
   std::vector<SequenceWish> wishes_;
   std::vector<int64_t> budgets_;
+  StepLoad load_;                // of this step, as its windows were planned for
   std::vector<Part> parts_;      // the sequences of this step, in admission order
   std::vector<Part*> by_claim_;  // the same, those that yield last first
   std::vector<const Sequence*> leaders_;
