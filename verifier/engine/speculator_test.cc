@@ -229,7 +229,7 @@ class SpeculatorTest : public ::testing::Test {
     SpeculationOptions options;
     options.num_drafters = 1;
     options.policy = *ParseWindowPolicy(policy);
-    speculator_.emplace(options, model_, FakeDrafter::kBlockSize, *rows_, pool_, clock_);
+    speculator_.emplace(options, model_, FakeDrafter::kBlockSize, rows_, pool_, clock_);
     DrafterStream stream = drafter_.NewStream();
     stream.shares_cores = shares_cores;
     ASSERT_TRUE(speculator_->Open(0, std::move(stream)).ok());
@@ -263,8 +263,8 @@ class SpeculatorTest : public ::testing::Test {
   FakeClock clock_;
   ThreadPool pool_{1};
   testing::FakeModel model_{512, 256};
-  std::unique_ptr<RowStore> rows_ =
-      *RowStore::Create(speculation::RowType::kBF16, testing::FakeModel::kHidden, 8);
+  HiddenRows rows_{*RowStore::Create(speculation::RowType::kBF16, testing::FakeModel::kHidden, 8),
+                   testing::FakeModel::kHidden};
   FakeDrafter drafter_{0, {.rows = false}, 1};
   std::optional<Speculator> speculator_;
   std::optional<Sequence> sequence_{std::in_place, 1, 1, Request()};
