@@ -29,7 +29,8 @@ void DraftBreaker::OnAnswer() {
   pause_ = kFirstPause;
 }
 
-void DraftBreaker::OnTimeout(absl::Duration now) {
+void DraftBreaker::OnTimeout(absl::Duration now, absl::Duration waited) {
+  longest_pause_ = std::max(kLongestPause, kLongestPauseTimeouts * waited);
   if (++timeouts_ >= kTimeoutsToOpen || open_) Open(now);
 }
 
@@ -48,7 +49,7 @@ void DraftBreaker::OnReconnect() {
 }
 
 void DraftBreaker::Open(absl::Duration now) {
-  if (open_) pause_ = std::min(2 * pause_, kLongestPause);
+  if (open_) pause_ = std::min(2 * pause_, longest_pause_);
   open_ = true;
   probing_ = false;
   timeouts_ = 0;

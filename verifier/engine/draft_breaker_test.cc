@@ -7,22 +7,24 @@ namespace {
 
 using State = DraftBreaker::State;
 
+constexpr absl::Duration kWaited = absl::Milliseconds(200);
+
 absl::Duration Open(DraftBreaker& breaker, absl::Duration now) {
-  for (int i = 0; i < DraftBreaker::kTimeoutsToOpen; ++i) breaker.OnTimeout(now);
+  for (int i = 0; i < DraftBreaker::kTimeoutsToOpen; ++i) breaker.OnTimeout(now, kWaited);
   return now;
 }
 
 TEST(DraftBreakerTest, ThreeTimeoutsInARowOpenItAndAnAnswerBetweenDoesNot) {
   DraftBreaker breaker(1);
   const absl::Duration now = absl::Seconds(5);
-  breaker.OnTimeout(now);
-  breaker.OnTimeout(now);
+  breaker.OnTimeout(now, kWaited);
+  breaker.OnTimeout(now, kWaited);
   breaker.OnAnswer();
-  breaker.OnTimeout(now);
-  breaker.OnTimeout(now);
+  breaker.OnTimeout(now, kWaited);
+  breaker.OnTimeout(now, kWaited);
   EXPECT_EQ(breaker.state(now), State::kClosed);
   EXPECT_TRUE(breaker.Admit(now));
-  breaker.OnTimeout(now);
+  breaker.OnTimeout(now, kWaited);
   EXPECT_EQ(breaker.state(now), State::kOpen);
   EXPECT_FALSE(breaker.Admit(now));
 }
@@ -47,10 +49,22 @@ TEST(DraftBreakerTest, AFailedProbeDoublesThePauseUpToTheLongest) {
   for (int i = 0; i < 8; ++i) {
     now += 1.2 * pause;
     ASSERT_TRUE(breaker.Admit(now)) << "probe " << i;
-    breaker.OnTimeout(now);
+    breaker.OnTimeout(now, kWaited);
     pause = std::min(2 * pause, DraftBreaker::kLongestPause);
     EXPECT_FALSE(breaker.Admit(now + 0.85 * pause)) << "after probe " << i;
   }
+}
+
+TEST(DraftBreakerTest, PausesBetweenLongProbesAreLongToo) {
+  DraftBreaker breaker(3);
+  absl::Duration now = Open(breaker, absl::Seconds(1));
+  const absl::Duration waited = absl::Seconds(5);
+  for (int i = 0; i < 8; ++i) {
+    now += 1.2 * DraftBreaker::kLongestPauseTimeouts * waited;
+    ASSERT_TRUE(breaker.Admit(now)) << "probe " << i;
+    breaker.OnTimeout(now, waited);
+  }
+  EXPECT_FALSE(breaker.Admit(now + 0.85 * DraftBreaker::kLongestPauseTimeouts * waited));
 }
 
 TEST(DraftBreakerTest, AProbeThatIsWithdrawnGoesOutAgain) {

@@ -240,7 +240,7 @@ void Speculator::Expire(std::span<const std::unique_ptr<Sequence>> running) {
       Count(gone ? DraftFallback::kBreaker : DraftFallback::kTimeout);
       if (gone || progress.asked_at == counted) continue;
       counted = progress.asked_at;
-      drafter.breaker.OnTimeout(now);
+      drafter.breaker.OnTimeout(now, now - progress.asked_at);
     }
   }
 }
