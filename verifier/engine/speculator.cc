@@ -241,6 +241,7 @@ void Speculator::Expire(std::span<const std::unique_ptr<Sequence>> running) {
       if (gone || progress.asked_at == counted) continue;
       counted = progress.asked_at;
       drafter.breaker.OnTimeout(now, now - progress.asked_at);
+      drafter.time.ObserveTimeout(absl::ToDoubleSeconds(now - progress.asked_at));
     }
   }
 }
@@ -403,7 +404,7 @@ void Speculator::Choose(const StepLoad& load) {
     candidates_[i]->progress.drafting = chosen_[i];
     candidates_[i]->progress.probe = false;
   }
-  if (const std::optional<size_t> probe = probe_.Step(options_.policy, load, wishes_, chosen_)) {
+  if (const std::optional<size_t> probe = probe_.Step(options_.policy, load, costs_, wishes_, chosen_)) {
     candidates_[*probe]->progress.probe = true;
   }
 }

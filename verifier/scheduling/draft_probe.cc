@@ -23,6 +23,15 @@ std::optional<size_t> NextInTurn(std::span<const DraftCandidate> candidates, con
   return next;
 }
 
+// Of one drafted sequence more; at least 1.
+double CostInSteps(const StepLoad& load, std::span<const double> draft_seconds_of, size_t num_drafted) {
+  if (num_drafted + 1 >= draft_seconds_of.size()) return 1;
+  const double step =
+      load.step_time->Predict({load.num_anchors, load.num_kv_positions, load.num_prefill_tokens});
+  const double more = draft_seconds_of[num_drafted + 1] - draft_seconds_of[num_drafted];
+  return step > 0 ? std::max(more / step, 1.0) : 1;
+}
+
 }  // namespace
 
 void DraftProbe::Restart(const StepLoad& load) {
@@ -39,17 +48,19 @@ bool DraftProbe::LoadChanged(const StepLoad& load) const {
 }
 
 std::optional<size_t> DraftProbe::Step(const WindowPolicy& policy, const StepLoad& load,
+                                       std::span<const double> draft_seconds_of,
                                        std::span<const DraftCandidate> candidates, std::vector<bool>& draft) {
-  TANDEM_CHECK(draft.size() == candidates.size());
-  saved_ = std::min(saved_ + 1 / kStepsPerProbe, kMaxSavedProbes);
+  TANDEM_CHECK(draft.size() == candidates.size() && draft_seconds_of.size() > candidates.size());
+  const double cost = CostInSteps(load, draft_seconds_of, std::ranges::count(draft, true));
+  saved_ = std::min(saved_ + 1 / kStepsPerProbe, std::max(cost, kMaxSavedProbes));
   if (!MayDraft(policy, load)) return std::nullopt;
   const std::optional<size_t> next = NextInTurn(candidates, draft, last_order_);
   if (!next.has_value() || LoadChanged(load)) {
     Restart(load);
     return std::nullopt;
   }
-  if (++num_steps_ < interval_ || saved_ < 1) return std::nullopt;
-  saved_ -= 1;
+  if (++num_steps_ < interval_ || saved_ < cost) return std::nullopt;
+  saved_ -= cost;
   num_steps_ = 0;
   interval_ = std::min(interval_ * 2, kLastInterval);
   last_order_ = candidates[*next].order;

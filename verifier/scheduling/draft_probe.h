@@ -4,10 +4,12 @@
 // While some candidate is not drafted for its cost, steps are counted; after an interval one of them is
 // drafted nevertheless: a probe. The interval starts at 16 steps and doubles with each probe up to 1024; it
 // starts anew when all are drafted again, and when the load has changed by a lot. Whatever the load does,
-// probes stay below one step in a hundred, beyond the first few. Candidates are probed in turn, by order.
+// probes take less than a hundredth of the time, beyond the first few: one that takes as long as ten steps
+// comes once in a thousand. Candidates are probed in turn, by order.
 //
 //   ChooseDrafting(policy, load, costs, candidates, draft);
-//   const std::optional<size_t> probe = draft_probe.Step(policy, load, candidates, draft);   // may set one
+//   const std::optional<size_t> probe = draft_probe.Step(policy, load, costs, candidates, draft);  // may set
+//   one
 //   ... and when its drafts are there: DraftedSequence::probe = true.
 //
 // Deterministic, no clock. Not thread-safe; the step loop owns it.
@@ -26,7 +28,7 @@ class DraftProbe {
  public:
   static constexpr int64_t kFirstInterval = 16;   // steps
   static constexpr int64_t kLastInterval = 1024;  // steps
-  // Steps that earn a probe, and how many may be saved up.
+  // Steps that earn a probe as long as a step, and how many of those may be saved up.
   static constexpr double kStepsPerProbe = 100;
   static constexpr double kMaxSavedProbes = 4;
   // A changed load: anchors by this factor, or utilization by this much.
@@ -34,8 +36,10 @@ class DraftProbe {
   static constexpr double kUtilizationChange = 0.2;
 
   // Once a step that decodes, behind ChooseDrafting. If a probe is due, sets draft[i] of the candidate that
-  // it returns. Never when drafts can be of no use (policy, saturation, no room).
+  // it returns. Never when drafts can be of no use (policy, saturation, no room). The arguments are those of
+  // ChooseDrafting.
   std::optional<size_t> Step(const WindowPolicy& policy, const StepLoad& load,
+                             std::span<const double> draft_seconds_of,
                              std::span<const DraftCandidate> candidates, std::vector<bool>& draft);
 
   int64_t interval() const { return interval_; }  // until the next probe, in steps

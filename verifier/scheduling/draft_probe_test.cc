@@ -19,11 +19,16 @@ class DraftProbeTest : public ::testing::Test {
  protected:
   explicit DraftProbeTest(size_t num_sequences = 1) : candidates_(num_sequences) {
     for (size_t i = 0; i < num_sequences; ++i) candidates_[i].order = 10 * (i + 1);
-    load_ = {.num_anchors = static_cast<int>(num_sequences), .max_draft_rows = 100};
+    load_ = {.step_time = &step_time_, .num_anchors = static_cast<int>(num_sequences), .max_draft_rows = 100};
+    SetDraftSeconds(1e-3);
+  }
+  void SetDraftSeconds(double seconds) {
+    draft_seconds_.assign(candidates_.size() + 1, seconds);
+    draft_seconds_[0] = 0;
   }
   std::optional<size_t> Step(bool drafted = false) {
     std::vector<bool> draft(candidates_.size(), drafted);
-    const std::optional<size_t> probe = probe_.Step(policy_, load_, candidates_, draft);
+    const std::optional<size_t> probe = probe_.Step(policy_, load_, draft_seconds_, candidates_, draft);
     const auto num_set = std::count(draft.begin(), draft.end(), true);
     EXPECT_TRUE(!probe.has_value() || draft[*probe]);
     EXPECT_TRUE(drafted || num_set == (probe.has_value() ? 1 : 0));
@@ -39,7 +44,9 @@ class DraftProbeTest : public ::testing::Test {
 
   DraftProbe probe_;
   WindowPolicy policy_;
+  const StepTimeModel step_time_ = LinearStepTime(10e-3, 0);
   StepLoad load_;
+  std::vector<double> draft_seconds_;
   std::vector<DraftCandidate> candidates_;
 };
 
@@ -89,16 +96,24 @@ TEST_F(DraftProbeTest, TakesAtMostOneStepInAHundredHoweverTheLoadChanges) {
   EXPECT_GT(num_probes, kSteps / 200);
 }
 
+TEST_F(DraftProbeTest, ProbesThatTakeManyStepsAreAsMuchRarer) {
+  SetDraftSeconds(0.5);  // 50 steps
+  Step();
+  EXPECT_NEAR(StepsToProbe(10000), (50 - DraftProbe::kMaxSavedProbes) * DraftProbe::kStepsPerProbe, 2);
+  for (int i = 0; i < 3; ++i) EXPECT_NEAR(StepsToProbe(10000), 50 * DraftProbe::kStepsPerProbe, 2);
+}
+
 TEST_F(DraftProbeTest, NeverProbesWhereDraftsAreOfNoUse) {
   for (const int reason : {0, 1, 2, 3, 4}) {
     probe_ = DraftProbe();
     policy_ = {};
-    load_ = {.num_anchors = 1, .max_draft_rows = 100};
+    load_ = {.step_time = &step_time_, .num_anchors = 1, .max_draft_rows = 100};
     if (reason == 0) policy_.kind = PolicyKind::kOff;
     if (reason == 1) policy_ = {.kind = PolicyKind::kFixed, .fixed_window = 0};
     if (reason == 2) load_.utilization = kSaturatedUtilization;
     if (reason == 3) load_.max_draft_rows = 0;
     if (reason == 4) candidates_.clear();
+    SetDraftSeconds(1e-3);
     EXPECT_EQ(StepsToProbe(2000), -1) << reason;
   }
 }

@@ -40,6 +40,10 @@ void DraftTimeModel::ObserveRound(int num_sequences, double seconds) {
   Fit();
 }
 
+void DraftTimeModel::ObserveTimeout(double seconds) {
+  if (!known() && IsTime(seconds)) base_ = std::max(base_, seconds);
+}
+
 void DraftTimeModel::Fit() {
   work_.clear();
   for (size_t i = 0; i < rounds_.size(); ++i) {

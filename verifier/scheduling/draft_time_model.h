@@ -27,12 +27,14 @@ class DraftTimeModel {
   // seconds from sending a feed that asks for n drafts to their arrival. Ignored unless n > 0 and the time is
   // positive and finite.
   void ObserveRound(int num_sequences, double seconds);
+  // No drafts came within `seconds`: while no round is known it is taken to last that long.
+  void ObserveTimeout(double seconds);
   // A step during which drafting ran for `overlap_seconds`, predicted and real time: where s comes from. The
   // prediction must be that of a step without drafting beside it.
   void ObserveOverlap(double predicted_seconds, double real_seconds, double overlap_seconds);
 
   bool known() const { return !rounds_.empty(); }        // any round observed
-  double RoundSeconds(int num_sequences) const;          // D(n); 0 while unknown, and for n = 0
+  double RoundSeconds(int num_sequences) const;          // D(n); 0 while nothing is known, and for n = 0
   double Interference() const { return interference_; }  // s; 1 while unknown
   // Of recent round trips, for timeouts; 0 while unknown.
   double P99RoundSeconds() const;

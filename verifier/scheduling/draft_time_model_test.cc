@@ -28,6 +28,17 @@ TEST(DraftTimeModel, TakesTheFirstRoundForAllSizes) {
   EXPECT_DOUBLE_EQ(model.P99RoundSeconds(), 2e-3);
 }
 
+TEST(DraftTimeModel, TimeoutsStandInForRoundsUntilThereAreSome) {
+  DraftTimeModel model;
+  model.ObserveTimeout(0.2);
+  model.ObserveTimeout(0.1);
+  EXPECT_DOUBLE_EQ(model.RoundSeconds(3), 0.2);
+  EXPECT_EQ(model.P99RoundSeconds(), 0);  // or timeouts would make longer ones
+  model.ObserveRound(4, 2e-3);
+  model.ObserveTimeout(0.2);
+  EXPECT_DOUBLE_EQ(model.RoundSeconds(3), 2e-3);
+}
+
 TEST(DraftTimeModel, LearnsBaseAndSlopeFromNoisyRounds) {
   std::mt19937_64 rng(1);
   std::uniform_real_distribution<double> noise(0.9, 1.1);

@@ -109,7 +109,7 @@ class Simulator {
     for (size_t n = 0; n <= drafted_.size(); ++n) costs_.push_back(DraftCost(static_cast<int>(n)));
     ChooseDrafting(simulation_.policy, load, costs_, candidates_, drafted_);
     probed_.assign(drafted_.size(), false);
-    const std::optional<size_t> probe = probe_.Step(simulation_.policy, load, candidates_, drafted_);
+    const std::optional<size_t> probe = probe_.Step(simulation_.policy, load, costs_, candidates_, drafted_);
     if (probe.has_value()) probed_[*probe] = true;
   }
 
