@@ -318,26 +318,34 @@ void Speculator::Observe(Sequence& sequence, int checked, int accepted) {
 // --- requests
 
 Drafter* Speculator::Assign(Sequence& sequence) {
-  DraftProgress& progress = sequence.progress;
-  if (IsKnown(sequence)) {
-    Drafter* const drafter = drafters_[progress.drafter].get();
-    if (drafter->known.contains(sequence.admission_number()) || drafter->has_place()) return drafter;
-  }
-  Leave(sequence);
-  Drafter* best = nullptr;
-  bool any_connected = false;
+  const absl::Duration now = clock_.Now();
+  const auto is_open = [now](const Drafter& d) { return d.breaker.state(now) == DraftBreaker::State::kOpen; };
+  Drafter* const present = IsKnown(sequence) ? drafters_[sequence.progress.drafter].get() : nullptr;
+  const bool has_context = present != nullptr && present->known.contains(sequence.admission_number());
+  if (present != nullptr && !is_open(*present) && (has_context || present->has_place())) return present;
+
+  int best = -1;
+  DraftFallback reason = DraftFallback::kDrafterDown;
   for (size_t i = 0; i < drafters_.size(); ++i) {
-    Drafter& drafter = *drafters_[i];
+    const Drafter& drafter = *drafters_[i];
     if (!drafter.connected()) continue;
-    any_connected = true;
-    if (!drafter.has_place() || drafter.breaker.state(clock_.Now()) == DraftBreaker::State::kOpen) continue;
-    if (best != nullptr && best->known.size() <= drafter.known.size()) continue;
-    best = &drafter;
-    progress.drafter = static_cast<int>(i);
-    progress.session = drafter.session;
+    if (is_open(drafter)) {
+      if (reason == DraftFallback::kDrafterDown) reason = DraftFallback::kBreaker;
+      continue;
+    }
+    reason = DraftFallback::kCredit;
+    if (!drafter.has_place()) continue;
+    if (best < 0 || drafter.known.size() < drafters_[best]->known.size()) best = static_cast<int>(i);
   }
-  if (best == nullptr) Count(any_connected ? DraftFallback::kCredit : DraftFallback::kDrafterDown);
-  return best;
+  if (best < 0) {
+    if (!has_context) Leave(sequence);  // else it goes on where it is, once the breaker closes
+    Count(reason);
+    return nullptr;
+  }
+  Forget(sequence);  // one that hangs keeps no sequences that another can draft for
+  sequence.progress.drafter = best;
+  sequence.progress.session = drafters_[best]->session;
+  return drafters_[best].get();
 }
 
 bool Speculator::HasRows(const Sequence& sequence, int32_t begin) const {
@@ -355,10 +363,6 @@ bool Speculator::MayBeDrafted(Sequence& sequence) {
   }
   const Drafter* const drafter = Assign(sequence);
   if (drafter == nullptr) return false;
-  if (drafter->breaker.state(clock_.Now()) == DraftBreaker::State::kOpen) {
-    Count(DraftFallback::kBreaker);
-    return false;
-  }
   const speculation::DrafterHello& hello = drafter->stream.hello;
   if (sequence.progress.dropped ||
       (hello.max_context_rows > 0 && sequence.kv_len() + hello.block_size > hello.max_context_rows)) {

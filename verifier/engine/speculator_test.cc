@@ -181,6 +181,16 @@ TEST(SpeculationTest, TwoDraftersShareTheSequencesAndOneTakesOverForTheOther) {
   EXPECT_GT(second.num_requests, at_death);
 }
 
+TEST(SpeculationTest, SequencesOfADrafterThatHangsMoveToAnother) {
+  Bench setup(SpeculationOptionsOf("fixed:4", 4096, 2));
+  FakeDrafter first(0, {}, 8), second(1, {}, 9);
+  const auto hang = [&](int step) { first.behaviour.silent = step < 4 ? 0 : 1; };
+  const EngineStats stats = RunWith(setup, {&first, &second}, hang, absl::Milliseconds(50));
+  EXPECT_GT(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kTimeout)], 0);
+  // Those that wait when the breaker opens, and its probes; not each round of each sequence.
+  EXPECT_LT(stats.speculation.fallbacks[static_cast<size_t>(DraftFallback::kBreaker)], kRequests);
+}
+
 TEST(SpeculationTest, DraftersOfOneListMustHaveOneProjection) {
   Bench setup(SpeculationOptionsOf("prefix", 4096, 2));
   FakeDrafter first(0, {}, 1), second(1, {}, 2);
