@@ -59,7 +59,10 @@ SpeculationMetrics::SpeculationMetrics(telemetry::Metrics& metrics, const Engine
           "spec_calibration_error_ratio",
           "Expected calibration error of the survivals (20 bins), by position", "position", positions_)),
       breaker_states_(metrics.AddGauges("breaker_state", "Drafters by the state of their circuit breaker",
-                                        "state", {"closed", "open", "half_open"})) {
+                                        "state", {"closed", "open", "half_open"})),
+      interference_(metrics.AddGauge("draft_interference_ratio",
+                                     "Share of the time of drafting beside a step by which the step takes "
+                                     "longer, of the drafter with the largest; 1 while unknown")) {
   const SpeculationOptions& speculation = options.speculation;
   const std::string policy = speculation.num_drafters == 0 ? "off" : WindowPolicyName(speculation.policy);
   metrics.AddGauge("spec_policy", "Always 1; the label is the window policy", {{"policy", policy}}).Set(1);
@@ -97,10 +100,11 @@ void SpeculationMetrics::OnStep(const StepStats& step, const EngineStats& stats)
 
 void SpeculationMetrics::Refresh(const EngineStats& stats) {
   if (drafter_up_ == nullptr) return;
-  double up = 0, closed = 0, open = 0, half_open = 0;
+  double up = 0, closed = 0, open = 0, half_open = 0, interference = 0;
   std::vector<double> errors(positions_.size(), 0.0);
   for (const EngineStats::DrafterStatus& drafter : stats.drafters) {
     up += drafter.up;
+    interference = std::max(interference, drafter.interference);
     const std::string state = BreakerStateName(drafter.breaker);
     (state == "closed" ? closed : state == "open" ? open : half_open) += 1;
     for (size_t i = 0; i < std::min(errors.size(), drafter.calibration_errors.size()); ++i) {
@@ -108,6 +112,7 @@ void SpeculationMetrics::Refresh(const EngineStats& stats) {
     }
   }
   drafter_up_->Set(up);
+  interference_.Set(interference);
   breaker_states_["closed"].Set(closed);
   breaker_states_["open"].Set(open);
   breaker_states_["half_open"].Set(half_open);

@@ -36,6 +36,7 @@ class SpeculationMetrics {
   prometheus::Histogram& draft_wait_;
   telemetry::Labelled<prometheus::Gauge> calibration_errors_;
   telemetry::Labelled<prometheus::Gauge> breaker_states_;
+  prometheus::Gauge& interference_;
   prometheus::Gauge* drafter_up_ = nullptr;  // only where a drafter is configured
 };
 

@@ -18,11 +18,13 @@
 
 #include "absl/time/clock.h"
 #include "common/base/option_values.h"
+#include "common/formats/test_files.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/protocol_version.h"
 #include "nlohmann/json.hpp"
 #include "tandem/v1/run.grpc.pb.h"
 #include "tests/support/golden.h"
+#include "verifier/scheduling/decision_trace.h"
 
 extern char** environ;
 
@@ -367,6 +369,34 @@ TEST(VerifierProcess, ASecondSignalEndsItAtOnce) {
   ASSERT_TRUE(status.has_value());
   ASSERT_TRUE(WIFSIGNALED(*status));
   EXPECT_EQ(WTERMSIG(*status), SIGTERM);
+}
+
+TEST(VerifierProcess, TraceHoldsAHeaderAndTheStepsOfTheWarmUp) {
+  const formats::TestDirectory directory;
+  const std::string path = directory.path() / "trace";
+  std::vector<std::string> args = ServeArgs("127.0.0.1:0");
+  args.insert(args.end(), {"--trace", path, "--policy", "fixed:3"});
+  Process verifier(args);
+  ASSERT_TRUE(AwaitReady(rpc::NewChannel(AddressIn(verifier.FirstLine(), "grpc"))));
+  verifier.Signal(SIGTERM);
+  ASSERT_EQ(verifier.Wait(), 0);
+  auto trace = TraceReader::Open(path);
+  ASSERT_TRUE(trace.ok()) << trace.status();
+  EXPECT_EQ((*trace)->header().policy.kind, PolicyKind::kOff);  // there is no drafter
+  StepDecision step;
+  const absl::StatusOr<bool> any = (*trace)->Next(step);
+  ASSERT_TRUE(any.ok()) << any.status();
+  EXPECT_TRUE(*any);
+}
+
+TEST(VerifierProcess, ATraceThatCannotBeWrittenEndsTheStart) {
+  std::vector<std::string> args = ServeArgs("127.0.0.1:0");
+  args.insert(args.end(), {"--trace", "/nowhere/trace"});
+  Process verifier(args);
+  const std::optional<int> status = verifier.Wait();
+  ASSERT_TRUE(status.has_value());
+  EXPECT_NE(*status, 0);
+  EXPECT_THAT(verifier.Errors(), HasSubstr("/nowhere/trace"));
 }
 
 }  // namespace

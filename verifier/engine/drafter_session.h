@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "common/speculation/messages.h"
 #include "verifier/engine/draft_breaker.h"
+#include "verifier/engine/draft_overlap.h"
 #include "verifier/engine/drafter_link.h"
 #include "verifier/scheduling/calibration.h"
 #include "verifier/scheduling/draft_time_model.h"
@@ -46,6 +47,7 @@ struct Drafter {
 
   DraftBreaker breaker;
   DraftTimeModel time;
+  DraftOverlap overlap;
   std::unique_ptr<Calibration> calibration;  // null until first connected
   std::string calibrated_for;                // what it belongs to: another model starts anew
 };

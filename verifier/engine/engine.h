@@ -74,6 +74,7 @@ struct EngineStats {
   struct DrafterStatus {
     bool up = false;
     DraftBreaker::State breaker = DraftBreaker::State::kClosed;
+    double interference = 1;                 // DraftTimeModel::Interference
     std::vector<double> calibration_errors;  // by position
   };
   std::vector<DrafterStatus> drafters;

@@ -116,6 +116,7 @@ class FakeDrafter final : public DrafterLink {
   bool open = false;
   int64_t num_feeds = 0, num_requests = 0, num_restarts = 0;  // restarts: a context fed from 0 again
   size_t num_known() const { return known_.size(); }
+  size_t num_waiting() const { return requests_.size(); }  // asked for, not answered
 
  private:
   struct Context {

@@ -173,6 +173,7 @@ void Speculator::Take(int index, speculation::DraftBatch&& batch, absl::Duration
     TakeOne(drafter, index, std::move(draft), arrived, running);
   }
   if (asked_at < absl::InfiniteDuration()) {
+    if (asked_at <= drafter.overlap.step_begin()) drafter.overlap.OnArrival(arrived);
     drafter.time.ObserveRound(static_cast<int>(batch.drafts.size()),
                               absl::ToDoubleSeconds(arrived - asked_at));
   }
@@ -296,6 +297,41 @@ void Speculator::PlanWindows(StepLoad& load, std::span<Sequence* const> sequence
     sequence.drafts.window = windows_[i];
     sequence.drafts.survivals.assign(survivals_[i].begin(), survivals_[i].end());
   }
+}
+
+// Whether it has not yet answered what it was asked before a time.
+bool Speculator::IsDrafting(int index, absl::Duration before,
+                            std::span<const std::unique_ptr<Sequence>> running) const {
+  return std::ranges::any_of(running, [&](const auto& sequence) {
+    const DraftProgress& progress = sequence->progress;
+    return progress.waiting && progress.drafter == index && progress.asked_at <= before;
+  });
+}
+
+bool Speculator::ObserveStep(absl::Duration begin, absl::Duration end, double predicted_seconds,
+                             std::span<const std::unique_ptr<Sequence>> running) {
+  bool beside = false;
+  for (size_t i = 0; i < drafters_.size(); ++i) {
+    Drafter& drafter = *drafters_[i];
+    if (!drafter.connected() || drafter.stream.shares_cores) continue;
+    if (!IsDrafting(static_cast<int>(i), begin, running)) continue;
+    drafter.overlap.OnStep(begin, end, predicted_seconds, absl::ToDoubleSeconds(end - begin));
+    beside = true;
+  }
+  return beside;
+}
+
+std::optional<double> Speculator::SettleStep(std::span<const std::unique_ptr<Sequence>> running) {
+  std::optional<double> taken;
+  for (size_t i = 0; i < drafters_.size(); ++i) {
+    Drafter& drafter = *drafters_[i];
+    const bool still_waiting = IsDrafting(static_cast<int>(i), drafter.overlap.step_begin(), running);
+    const std::optional<double> seconds = drafter.overlap.Settle(still_waiting, drafter.time);
+    if (!seconds) continue;
+    // Drafters that draft at the same time disturb by no more than the one that does so most.
+    taken = std::max(taken.value_or(0), *seconds);
+  }
+  return taken;
 }
 
 void Speculator::Observe(Sequence& sequence, int checked, int accepted) {

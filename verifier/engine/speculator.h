@@ -17,6 +17,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -97,6 +98,13 @@ class Speculator {
   // Sets drafts.window and drafts.survivals of the given sequences, whose drafts fit. load.draft_seconds is
   // filled in.
   void PlanWindows(StepLoad& load, std::span<Sequence* const> sequences);
+  // A step computed from `begin` to `end`. True if a drafter with cores of its own drafted beside it: its
+  // time is then not that of the step alone, and SettleStep says how much of it was drafting.
+  bool ObserveStep(absl::Duration begin, absl::Duration end, double predicted_seconds,
+                   std::span<const std::unique_ptr<Sequence>> running);
+  // Before the next step: seconds that drafting took from the one observed last; nothing if that is not
+  // known, or not yet. Learns what drafting beside steps costs.
+  std::optional<double> SettleStep(std::span<const std::unique_ptr<Sequence>> running);
   // `checked` drafts of a window were looked at (fewer than planned behind an end, none where none were worth
   // it), `accepted` stood. No-op for a sequence that had no drafts.
   void Observe(Sequence& sequence, int checked, int accepted);
@@ -129,6 +137,8 @@ class Speculator {
                std::span<const std::unique_ptr<Sequence>> running);
   void TakeOutOfSync(Drafter& drafter, int index, const speculation::OutOfSync& entry,
                      std::span<const std::unique_ptr<Sequence>> running);
+  bool IsDrafting(int drafter, absl::Duration before,
+                  std::span<const std::unique_ptr<Sequence>> running) const;
   bool MayBeDrafted(Sequence& sequence);
   bool HasRows(const Sequence& sequence, int32_t begin) const;
   void Choose(const StepLoad& load);

@@ -232,6 +232,48 @@ TEST(SpeculationTest, AWaitEndsByItselfAtTheTimeout) {
   EXPECT_EQ(setup.engine->stats().generated_tokens, before + 1);
 }
 
+// A model whose steps take time: 10 ms alone, a quarter more while somebody drafts.
+class TimedModel final : public testing::FakeModel {
+ public:
+  explicit TimedModel(FakeClock& clock) : FakeModel(512, 256), clock_(clock) {}
+  void Forward(const models::Batch& batch, kernels::KvCache& cache, models::Outputs& outputs) override {
+    FakeModel::Forward(batch, cache, outputs);
+    clock_.Advance(absl::Milliseconds(10));
+    if (drafting) clock_.Advance(absl::Microseconds(2500));
+    num_beside += drafting;
+  }
+  bool drafting = false;
+  int num_beside = 0;
+
+ private:
+  FakeClock& clock_;
+};
+
+TEST(SpeculationTest, WhatDraftingBesideStepsCostsIsLearntAndNotTakenForTheStepsOwnTime) {
+  FakeClock clock;
+  ThreadPool pool(1);
+  TimedModel model(clock);
+  auto engine = Engine::Create(SpeculationOptionsOf("fixed:4"), model, pool, clock);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const double alone = (*engine)->step_time().table_seconds[0];
+  ASSERT_NEAR(alone, 10e-3, 1e-6);
+  FakeDrafter drafter(0, {.late = 0.5}, 12);
+  drafter.Tell(Texts());
+  DrafterStream stream = drafter.NewStream();
+  stream.shares_cores = false;
+  ASSERT_TRUE((*engine)->OpenDrafter(0, std::move(stream)).ok());
+  EXPECT_EQ((*engine)->stats().drafters[0].interference, 1);
+  FakeGateway gateway(**engine, 1);
+  for (int i = 0; i < kRequests; ++i) gateway.Submit(MixedRequest(i));
+  RunToEnd(**engine, {&gateway}, [&] {
+    drafter.Deliver(**engine, clock.Now());
+    model.drafting = drafter.num_waiting() > 0;
+  });
+  ASSERT_GT(model.num_beside, 20);
+  EXPECT_NEAR((*engine)->stats().drafters[0].interference, 0.2, 0.02);  // 2.5 ms of 12.5 ms of drafting
+  EXPECT_NEAR((*engine)->step_time().table_seconds[0], alone, 0.02 * alone);
+}
+
 // One drafter that keeps no rows, one sequence whose drafts are put in its hands.
 class SpeculatorTest : public ::testing::Test {
  protected:

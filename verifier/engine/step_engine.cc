@@ -136,7 +136,10 @@ std::vector<std::pair<StreamId, Report>> StepEngine::Step() {
   step_ = StepStats();
   const absl::Duration begin = clock_.Now();
   ExpireDeadlines();
-  if (speculator_ != nullptr) speculator_->Expire(running_);
+  if (speculator_ != nullptr) {
+    SettleStep();
+    speculator_->Expire(running_);
+  }
   PlanStep();
   ReserveBlocks();
   ReserveDrafts();
@@ -384,9 +387,25 @@ void StepEngine::Compute() {
 void StepEngine::ObserveStep() {
   const StepShape shape{step_.anchors + step_.draft_tokens, step_.kv_context_tokens, step_.prefill_tokens};
   step_.predicted_seconds = step_time_.Predict(shape);
-  step_.prediction_error = step_time_.Observe(shape, absl::ToDoubleSeconds(step_.forward + step_.sample));
+  const absl::Duration real = step_.forward + step_.sample, now = clock_.Now();
+  const double seconds = absl::ToDoubleSeconds(real);
+  if (speculator_ != nullptr &&
+      speculator_->ObserveStep(now - real, now, step_.predicted_seconds, running_)) {
+    unsettled_.emplace(shape, seconds);
+    step_.prediction_error = seconds > 0 ? std::abs(step_.predicted_seconds - seconds) / seconds : 0;
+  } else {
+    step_.prediction_error = step_time_.Observe(shape, seconds);
+  }
   utilization_.Observe(
       {step_.anchors, step_.prefill_tokens, step_time_.Knee(), blocks_.in_use(), blocks_.total()});
+}
+
+// A step beside which drafting went on is learnt from without what drafting took: what is predicted are steps
+// alone, else the same time would be counted as the step's and as the drafts'.
+void StepEngine::SettleStep() {
+  const std::optional<double> taken = speculator_->SettleStep(running_);
+  if (unsettled_ && taken) step_time_.Observe(unsettled_->first, unsettled_->second - *taken);
+  unsettled_.reset();
 }
 
 // What was known when the windows were chosen, and the step that followed.
@@ -553,6 +572,7 @@ EngineStats StepEngine::stats() const {
     EngineStats::DrafterStatus& status = stats.drafters.emplace_back();
     status.up = drafter->connected();
     status.breaker = drafter->breaker.state(clock_.Now());
+    status.interference = drafter->time.Interference();
     if (drafter->calibration == nullptr) continue;
     // The drafter's blocks may be shorter than what we would check.
     const int positions = std::min<int>(options_.max_draft_tokens, drafter->calibration->block_size());

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "verifier/engine/block_pool.h"
@@ -83,6 +84,7 @@ class StepEngine final : public Engine {
   void AskForDrafts();
   StepLoad LoadWithoutDrafts(bool with_held) const;
   void OpenRecord(absl::Duration begin);
+  void SettleStep();
   void ReserveBlocks();
   bool ReserveRows(Sequence& sequence, int32_t end_position);
   void PreemptFor(const Sequence& sequence);
@@ -121,6 +123,7 @@ class StepEngine final : public Engine {
 
   // Predictions and totals.
   StepTimeModel step_time_;
+  std::optional<std::pair<StepShape, double>> unsettled_;  // drafting went on beside it; real seconds
   Utilization utilization_;
   StepStats step_;
   EngineStats totals_;

@@ -69,7 +69,7 @@ void DraftTimeModel::ObserveOverlap(double predicted_seconds, double real_second
   if (overlap_seconds < kMinOverlapShare * predicted_seconds) return;
   // Not clamped here: noise goes both ways, and the median must see both.
   Push(overlap_shares_, next_overlap_, kOverlaps, (real_seconds - predicted_seconds) / overlap_seconds);
-  if (overlap_shares_.size() < kMinOverlaps) return;
+  if (!interference_known()) return;
   work_ = overlap_shares_;
   interference_ = std::clamp(Quantile(work_, 0.5), 0.0, 1.0);
 }

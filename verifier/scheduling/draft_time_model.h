@@ -36,6 +36,7 @@ class DraftTimeModel {
   bool known() const { return !rounds_.empty(); }        // any round observed
   double RoundSeconds(int num_sequences) const;          // D(n); 0 while nothing is known, and for n = 0
   double Interference() const { return interference_; }  // s; 1 while unknown
+  bool interference_known() const { return overlap_shares_.size() >= kMinOverlaps; }
   // Of recent round trips, for timeouts; 0 while unknown.
   double P99RoundSeconds() const;
 
