@@ -8,6 +8,7 @@
 
 #include "cli/engine_access.h"
 #include "cli/load_generator.h"
+#include "cli/stack_options.h"
 #include "common/base/options.h"
 #include "common/base/status.h"
 #include "nlohmann/json.hpp"
@@ -103,7 +104,7 @@ void PrintTable(const nlohmann::json& summary) {
 
 int BenchMain(int argc, const char* const* argv) {
   LoadOptions load;
-  std::string http, model, prompts, json_path;
+  std::string http, model, drafter = "auto", prompts, json_path;
   std::vector<std::string> settings;
   int64_t seed = 1;
   int warmup = 2;
@@ -113,6 +114,7 @@ int BenchMain(int argc, const char* const* argv) {
       "throughput, closed loop (--concurrency) or open loop (--rate).");
   parser.AddString("http", &http, "the gateway's HOST:PORT; default: 127.0.0.1:8000 if one is ready there");
   parser.AddString("model", &model, "start an engine with this model (file, directory or name) instead");
+  parser.AddString("drafter", &drafter, std::string("of an engine started here: ") + kDrafterHelp);
   parser.AddStringList("set", &settings, "PROCESS.FLAG=VALUE for an engine started here, as in tandem up");
   parser.AddInteger("concurrency", &load.concurrency, 1, 1024, "closed loop: requests in flight");
   parser.AddNumber("rate", &load.rate, 0, 1e6, "open loop: Poisson arrivals per second; 0: closed loop");
@@ -132,19 +134,16 @@ int BenchMain(int argc, const char* const* argv) {
     if (!read.ok()) return ReportStartFault(kProgram, read.status());
     load.prompts = *std::move(read);
   }
-  std::vector<ProcessFlag> flags;
   for (const std::string& setting : settings) {
-    auto flag = ParseProcessFlag(setting);
-    if (!flag.ok()) {
+    if (const auto flag = ParseProcessFlag(setting); !flag.ok()) {
       std::cerr << kProgram << ": " << flag.status().message() << "\n";
       return 2;
     }
-    flags.push_back(*std::move(flag));
   }
   if (parser.check_config()) return 0;
 
   signal(SIGPIPE, SIG_IGN);
-  auto access = EngineAccess::Open(http, model, flags);
+  auto access = EngineAccess::Open(http, model, drafter, settings);
   if (!access.ok()) return ReportStartFault(kProgram, access.status());
   load.http = (*access)->http();
   if (warmup > 0) {

@@ -8,6 +8,7 @@
 
 #include "cli/chat_session.h"
 #include "cli/engine_access.h"
+#include "cli/stack_options.h"
 #include "common/base/options.h"
 #include "common/base/status.h"
 
@@ -26,7 +27,16 @@ bool ReadQuestion(bool terminal, std::string& line) {
   return static_cast<bool>(std::getline(std::cin, line)) && interrupted == 0;
 }
 
-int Converse(ChatSession& session, bool terminal) {
+// Accepted drafts in green, what the model wrote itself as it is.
+void Print(std::string_view text, bool drafted, bool show_drafts) {
+  if (show_drafts && drafted) {
+    std::cout << "\x1b[32m" << text << "\x1b[0m" << std::flush;
+  } else {
+    std::cout << text << std::flush;
+  }
+}
+
+int Converse(ChatSession& session, bool terminal, bool show_drafts) {
   int failures = 0;
   for (std::string line; ReadQuestion(terminal, line);) {
     if (line.empty()) continue;
@@ -35,8 +45,8 @@ int Converse(ChatSession& session, bool terminal) {
       session.Reset();
       continue;
     }
-    const auto answer = session.Ask(line, [](std::string_view text) {
-      std::cout << text << std::flush;
+    const auto answer = session.Ask(line, [&](std::string_view text, bool drafted) {
+      Print(text, drafted, show_drafts);
       return interrupted == 0;
     });
     std::cout << std::endl;
@@ -54,16 +64,19 @@ int Converse(ChatSession& session, bool terminal) {
 }  // namespace
 
 int ChatMain(int argc, const char* const* argv) {
-  std::string http, model;
+  std::string http, model, drafter = "auto";
+  bool show_drafts = false;
   ChatOptions chat;
   double temperature = -1;
   int64_t seed = 0, max_tokens = 0;
   OptionParser parser(
       kProgram,
-      "Chats with a running gateway, or starts verifier and gateway for the time being. Reads a "
+      "Chats with a running gateway, or starts one for the time being. Reads a "
       "question per line; /reset forgets the conversation, /exit or Ctrl-D ends, Ctrl-C stops an answer.");
   parser.AddString("http", &http, "the gateway's HOST:PORT; default: 127.0.0.1:8000 if one is ready there");
   parser.AddString("model", &model, "start an engine with this model (file, directory or name) instead");
+  parser.AddString("drafter", &drafter, std::string("of an engine started here: ") + kDrafterHelp);
+  parser.AddFlag("show-drafts", &show_drafts, "text that came from accepted drafts in green");
   parser.AddString("system", &chat.system, "system message; empty: the model's own");
   parser.AddNumber("temperature", &temperature, -1, 2, "0 = greedy; -1: the server's default");
   parser.AddInteger("seed", &seed, INT64_MIN, INT64_MAX, "seed of every answer; absent: random");
@@ -75,13 +88,13 @@ int ChatMain(int argc, const char* const* argv) {
   if (max_tokens > 0) chat.max_tokens = max_tokens;
 
   signal(SIGPIPE, SIG_IGN);
-  auto access = EngineAccess::Open(http, model, {});
+  auto access = EngineAccess::Open(http, model, drafter, {});
   if (!access.ok()) return ReportStartFault(kProgram, access.status());
   struct sigaction action {};
   action.sa_handler = OnInterrupt;  // without SA_RESTART: a read at the prompt ends
   sigaction(SIGINT, &action, nullptr);
   ChatSession session((*access)->http(), chat);
-  return Converse(session, isatty(STDIN_FILENO) != 0);
+  return Converse(session, isatty(STDIN_FILENO) != 0, show_drafts);
 }
 
 }  // namespace tandem::cli

@@ -27,13 +27,19 @@ class ChatSession {
   struct Answer {
     std::string text;
     int64_t prompt_tokens = 0, output_tokens = 0;
+    // Speculation, if the server tells: steps in which drafts were checked, drafts checked and accepted.
+    int64_t draft_steps = 0, checked = 0, accepted = 0;
     absl::Duration first_text;  // from the request to the first text
     absl::Duration total;
+
+    double tokens_per_second() const;  // from the first text on
+    double acceptance() const { return checked > 0 ? static_cast<double>(accepted) / checked : 0; }
   };
+  // Hears the answer as it comes, in pieces that the model wrote itself or that are accepted drafts.
+  using TextSink = std::function<bool(std::string_view text, bool drafted)>;
   // Adds the question and its answer to the conversation; after an error neither. on_text returning false
   // ends the answer early: what came stays part of the conversation.
-  absl::StatusOr<Answer> Ask(const std::string& question,
-                             const std::function<bool(std::string_view)>& on_text);
+  absl::StatusOr<Answer> Ask(const std::string& question, const TextSink& on_text);
 
   void Reset();
 
@@ -43,7 +49,8 @@ class ChatSession {
   nlohmann::json messages_;
 };
 
-// "[64 tokens, 82.1 tokens/s, first after 35 ms]"
+// "[64 tokens, 82.1 tokens/s, first after 35 ms]", with ", 61 % of 92 drafts accepted, 3.1 tokens a step" if
+// drafts were checked.
 std::string FormatSpeed(const ChatSession::Answer& answer);
 
 }  // namespace tandem::cli

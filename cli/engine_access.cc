@@ -5,11 +5,10 @@
 
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <iostream>
 
 #include "cli/http_client.h"
-#include "cli/pull.h"
+#include "cli/stack_options.h"
 #include "common/base/model_store.h"
 #include "common/base/status.h"
 
@@ -28,7 +27,8 @@ bool IsReady(const Address& http) {
 
 absl::StatusOr<std::unique_ptr<EngineAccess>> EngineAccess::Open(const std::string& http,
                                                                  const std::string& model,
-                                                                 const std::vector<ProcessFlag>& flags) {
+                                                                 const std::string& drafter,
+                                                                 const std::vector<std::string>& settings) {
   std::unique_ptr<EngineAccess> access(new EngineAccess);
   if (!http.empty()) {
     ASSIGN_OR_RETURN(access->http_, ParseAddress(http));
@@ -40,20 +40,13 @@ absl::StatusOr<std::unique_ptr<EngineAccess>> EngineAccess::Open(const std::stri
     access->http_ = usual;
     return access;
   }
-  Supervisor::Options options;
   const std::string name = model.empty() ? kDefaultModel : model;
-  ASSIGN_OR_RETURN(options.model, ResolveOrPull(name, std::cerr));
-  options.model_name =
-      FindNamedModel(name) != nullptr ? name : std::filesystem::path(options.model).stem().string();
+  ASSIGN_OR_RETURN(Supervisor::Options options, StackOptions(name, drafter, settings));
   options.http = options.grpc = Address{"127.0.0.1", 0, ""};
-  options.flags = {{"verifier", "drain-delay", "0s"},
-                   {"gateway", "drain-delay", "0s"},
-                   {"verifier", "log-level", "warning"},
-                   {"gateway", "log-level", "warning"}};
-  options.flags.insert(options.flags.end(), flags.begin(), flags.end());
   access->wake_fd_ = eventfd(0, EFD_CLOEXEC);
   if (access->wake_fd_ < 0) return Unavailable("eventfd: {}", std::strerror(errno));
-  std::cerr << "starting verifier and gateway with " << name << " ..." << std::endl;
+  std::cerr << "starting " << (options.drafter.empty() ? "" : "drafter, ") << "verifier and gateway with "
+            << name << " ..." << std::endl;
   access->supervisor_ = std::make_unique<Supervisor>(std::move(options));
   RETURN_IF_ERROR(access->supervisor_->Start(access->wake_fd_));
   access->http_ = access->supervisor_->http();

@@ -13,9 +13,10 @@ class EngineAccess {
  public:
   // With `http` set it must answer there. Otherwise a ready gateway at the default address is taken if
   // `model` is empty, and else verifier and gateway are started on free ports with `model` (default model if
-  // empty), pulled if missing.
+  // empty), pulled if missing, and with `drafter` (stack_options.h). `settings` are --set's.
   static absl::StatusOr<std::unique_ptr<EngineAccess>> Open(const std::string& http, const std::string& model,
-                                                            const std::vector<ProcessFlag>& flags);
+                                                            const std::string& drafter,
+                                                            const std::vector<std::string>& settings);
   ~EngineAccess();
 
   const Address& http() const { return http_; }

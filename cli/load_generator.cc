@@ -35,7 +35,7 @@ RequestResult SendOne(const LoadOptions& options, int number) {
   const std::vector<std::string>& turns =
       options.prompts[static_cast<size_t>(number) % options.prompts.size()];
   RequestResult result;
-  const auto answer = session.Ask(turns.front(), [](std::string_view) { return true; });
+  const auto answer = session.Ask(turns.front(), [](std::string_view, bool) { return true; });
   result.status = answer.status();
   if (answer.ok()) {
     result.first_text = answer->first_text;

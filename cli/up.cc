@@ -5,11 +5,10 @@
 
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <iostream>
 
 #include "cli/chat_session.h"
-#include "cli/pull.h"
+#include "cli/stack_options.h"
 #include "cli/supervisor.h"
 #include "common/base/model_store.h"
 #include "common/base/options.h"
@@ -25,7 +24,7 @@ constexpr char kProgram[] = "tandem up";
 absl::Status Ask(const Address& http, const std::string& question) {
   ChatSession session(http, {.temperature = 0});
   std::cout << "> " << question << "\n" << std::flush;
-  ASSIGN_OR_RETURN(const ChatSession::Answer answer, session.Ask(question, [](std::string_view text) {
+  ASSIGN_OR_RETURN(const ChatSession::Answer answer, session.Ask(question, [](std::string_view text, bool) {
     std::cout << text << std::flush;
     return true;
   }));
@@ -37,7 +36,7 @@ absl::Status Ask(const Address& http, const std::string& question) {
 
 int UpMain(int argc, const char* const* argv) {
   TerminationWaiter::BlockSignals();
-  Supervisor::Options options;
+  Address http{"127.0.0.1", 8000, ""}, grpc{"127.0.0.1", 8001, ""};
   std::string model = kDefaultModel, drafter = "auto", ask;
   std::vector<std::string> settings;
   absl::Duration stop_timeout = absl::Seconds(45);
@@ -45,52 +44,30 @@ int UpMain(int argc, const char* const* argv) {
       kProgram,
       "Starts drafter, verifier and gateway, restarts what dies, and stops all on Ctrl-C or SIGTERM.");
   parser.AddString("model", &model, "a model file or directory, or a name that is pulled if missing");
-  parser.AddString("drafter", &drafter,
-                   "a drafter's name or path, ngram, random or none; auto: the model's own, if it has one");
-  parser.AddAddress("http", &options.http, "where clients reach the OpenAI API; port 0: any free port");
-  parser.AddAddress("grpc", &options.grpc, "where clients reach the gRPC API; port 0: any free port");
+  parser.AddString("drafter", &drafter, kDrafterHelp);
+  parser.AddAddress("http", &http, "where clients reach the OpenAI API; port 0: any free port");
+  parser.AddAddress("grpc", &grpc, "where clients reach the gRPC API; port 0: any free port");
   parser.AddStringList("set", &settings,
                        "PROCESS.FLAG=VALUE: a flag for drafter, verifier or gateway (see their --help)");
   parser.AddDuration("stop-timeout", &stop_timeout, absl::Seconds(1), absl::Hours(1),
                      "how long running requests may take to end after Ctrl-C");
   parser.AddString("ask", &ask, "a question to answer on the terminal once ready");
   if (const auto code = parser.Parse(argc, argv)) return *code;
-  // Defaults of a single machine, which --set may replace: nobody polls readiness before routing, so draining
-  // need not wait for that; and a person reads stderr.
-  options.flags = {{"verifier", "drain-delay", "0s"}, {"gateway", "drain-delay", "0s"}};
-  for (const char* process : {"drafter", "verifier", "gateway"}) {
-    options.flags.push_back({process, "log-format", "text"});
-    options.flags.push_back({process, "log-level", "warning"});
+  absl::StatusOr<Supervisor::Options> options = StackOptions(model, drafter, settings);
+  if (absl::IsInvalidArgument(options.status())) {
+    std::cerr << kProgram << ": " << options.status().message() << "\n";
+    return 2;
   }
-  for (const std::string& setting : settings) {
-    const absl::StatusOr<ProcessFlag> flag = ParseProcessFlag(setting);
-    if (!flag.ok()) {
-      std::cerr << kProgram << ": " << flag.status().message() << "\n";
-      return 2;
-    }
-    std::erase_if(options.flags, [&](const ProcessFlag& known) {
-      return known.process == flag->process && known.flag == flag->flag;
-    });
-    options.flags.push_back(*flag);
-  }
-  const absl::StatusOr<std::string> path = ResolveOrPull(model, std::cerr);
-  if (!path.ok()) return ReportStartFault(kProgram, path.status());
-  options.model = *path;
-  options.model_name =
-      FindNamedModel(model) != nullptr ? model : std::filesystem::path(*path).stem().string();
-  if (drafter == "auto") {
-    const NamedModel* const named = FindNamedModel(model);
-    options.drafter = named == nullptr ? "" : named->drafter;
-  } else if (drafter != "none") {
-    options.drafter = drafter;
-  }
+  if (!options.ok()) return ReportStartFault(kProgram, options.status());
+  options->http = http;
+  options->grpc = grpc;
   if (parser.check_config()) return 0;
 
   const int wake_fd = eventfd(0, EFD_CLOEXEC);
   if (wake_fd < 0) return ReportStartFault(kProgram, Unavailable("eventfd: {}", std::strerror(errno)));
   TerminationWaiter waiter([wake_fd](int) { eventfd_write(wake_fd, 1); });
 
-  Supervisor supervisor(options);
+  Supervisor supervisor(*options);
   if (const absl::Status status = supervisor.Start(wake_fd); !status.ok()) {
     supervisor.Stop(stop_timeout);
     if (absl::IsCancelled(status)) return 0;

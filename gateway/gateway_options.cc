@@ -29,6 +29,8 @@ void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
                      "after SIGTERM: not ready, but still serving, so that balancers can turn away");
   parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), kHour,
                      "then: how long running requests may take to end");
+  parser.AddChoice("per-request-spec-decode-metrics", &options->spec_decode_metrics, {"off", "summary"},
+                   "summary: acceptance of each request's drafts in the HTTP answer's metrics, as vLLM's");
   parser.AddFlag("grpc-reflection", &options->reflection, "serve gRPC reflection");
   parser.AddFlag("insecure", &options->insecure, "listen beyond this machine although there is no TLS");
   telemetry::AddLogOptions(parser, &options->log);

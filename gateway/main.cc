@@ -110,6 +110,7 @@ class Gateway {
         rpc::RpcServer::Start(server, std::move(listener), {service_.get()}, health_,
                               {.on_exhausted = [this] { telemetry_.OnExhausted(); }, .calls = &calls_}));
     http::HttpServer::Options http;
+    http.speculation_metrics = options_.spec_decode_metrics == "summary";
     http.is_live = [this] { return health_.live(); };
     http.is_ready = [this] { return !stopping_; };
     ASSIGN_OR_RETURN(http_server_,

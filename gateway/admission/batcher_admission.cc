@@ -157,6 +157,7 @@ void Batcher::Requeue(Sequence& sequence) {
   sequence.drafted_before += std::exchange(sequence.drafted, 0);
   sequence.checked_before += std::exchange(sequence.checked, 0);
   sequence.accepted_before += std::exchange(sequence.accepted, 0);
+  AddCounts(std::exchange(sequence.rounds, {}), sequence.rounds_before);
   if (sequence.length() > sequence.length_at_admission) {
     sequence.fruitless_preemptions = 0;
   }

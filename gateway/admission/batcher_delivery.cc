@@ -37,6 +37,7 @@ void Batcher::Record(Sequence& sequence, SequenceReport&& report, Replica& repli
   sequence.drafted = static_cast<int64_t>(report.drafted);
   sequence.checked = static_cast<int64_t>(report.checked);
   sequence.accepted = static_cast<int64_t>(report.accepted);
+  sequence.rounds.assign(report.rounds_by_accepted.begin(), report.rounds_by_accepted.end());
   if (!sequence.cached_prompt_tokens) {
     sequence.cached_prompt_tokens = static_cast<int32_t>(
         std::min<uint32_t>(report.cached_length, static_cast<uint32_t>(sequence.prompt_length)));
@@ -52,8 +53,15 @@ void Batcher::Record(Sequence& sequence, SequenceReport&& report, Replica& repli
     const bool with_logprobs = request.params.num_logprobs.has_value();
     sequence.ids.push_back(id);
     delta.tokens.push_back(MakeToken(id, with_logprobs ? &report.logprobs[i] : nullptr, tokenizer_));
+    const bool drafted = !report.drafted_marks.empty() && report.drafted_marks[i] != 0;
+    delta.tokens.back().drafted = drafted;
     // EOS and stop tokens have no text; whatever follows a stop text is none of the client's business.
+    const size_t text_before = delta.text.size();
     if (!Contains(request.stop_token_ids, id)) stop_text = sequence.text->Push(id, delta.text);
+    if (drafted && delta.text.size() > text_before) {
+      AppendSpans({{0, static_cast<uint32_t>(delta.text.size() - text_before)}}, text_before,
+                  delta.drafted_spans);
+    }
   }
   const bool ended = report.end == SequenceEnd::kStop || report.end == SequenceEnd::kLength;
   if (ended && !stop_text) stop_text = sequence.text->Finish(delta.text);
@@ -107,7 +115,12 @@ void Batcher::Deliver(Sequence& sequence, Delta delta, absl::Duration now) {
     sequence.last_token = request.last_token = now;
     if (!request.first_token) request.first_token = now;
   }
-  if (!sequence.echo.empty()) delta.text.insert(0, std::exchange(sequence.echo, {}));
+  if (!sequence.echo.empty()) {
+    std::vector<TextSpan> spans;
+    AppendSpans(delta.drafted_spans, sequence.echo.size(), spans);
+    delta.drafted_spans = std::move(spans);
+    delta.text.insert(0, std::exchange(sequence.echo, {}));
+  }
   request.sink->Call([&](EventSink& sink) { sink.OnDelta(std::move(delta)); });
 }
 
@@ -128,6 +141,8 @@ void Batcher::FinishSequence(Sequence& sequence, Finished::Reason reason) {
   finished.drafted = sequence.drafted_before + sequence.drafted;
   finished.checked = sequence.checked_before + sequence.checked;
   finished.accepted = sequence.accepted_before + sequence.accepted;
+  finished.rounds_by_accepted = sequence.rounds_before;
+  AddCounts(sequence.rounds, finished.rounds_by_accepted);
   request.finish_reason = reason == Finished::Reason::kStop ? "stop" : "length";
   const bool last = ++request.num_finished == static_cast<int>(request.sequences.size());
   request.sink->Call([&](EventSink& sink) {
@@ -198,6 +213,17 @@ absl::Status Batcher::FailureOf(const Sequence& sequence, const absl::Status& re
       return error::Corrupt(request.request_id);
     default:
       return error::InternalError(request.request_id);
+  }
+}
+
+void AppendSpans(const std::vector<TextSpan>& next, size_t offset, std::vector<TextSpan>& spans) {
+  const auto shift = static_cast<uint32_t>(offset);
+  for (const TextSpan& span : next) {
+    if (!spans.empty() && spans.back().end == span.begin + shift) {
+      spans.back().end = span.end + shift;
+    } else {
+      spans.push_back({span.begin + shift, span.end + shift});
+    }
   }
 }
 

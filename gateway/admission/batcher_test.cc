@@ -424,6 +424,39 @@ TEST_F(BatcherTest, HelloOfEveryWrongKindIsRefused) {
   EXPECT_TRUE(batcher_->any_ready());
 }
 
+TEST_F(BatcherTest, DraftedTokensKeepTheirMarksAndTheirText) {
+  Serve(
+      {{.token = [](const std::vector<int32_t>& ids, int32_t, uint64_t) { return "abcdef"[ids.size() % 6]; },
+        .burst = 4}});
+  Client& client = Submit({.prompt = "123456", .max_tokens = 8});
+  const auto with_drafts = [&](std::string marks, std::vector<uint64_t> rounds) {
+    Step(0, [&](Report& report) {
+      for (SequenceReport& s : report.sequences) {
+        if (s.token_ids.empty()) continue;
+        s.drafted_marks = marks;
+        s.rounds_by_accepted = rounds;
+        s.drafted = s.checked = 6;
+        s.accepted = rounds.size() > 1 ? rounds[1] + 2 * rounds[2] : 0;
+      }
+    });
+  };
+  with_drafts(std::string("\1\1\0\1", 4), {0, 1, 1});
+  with_drafts("", {0, 1, 1});
+  ASSERT_TRUE(client.sink.finished());
+  const RecordingSink::Choice choice = client.sink.choice(0);
+  EXPECT_EQ(choice.text.size(), 8u);
+  EXPECT_EQ(choice.drafted_spans, (std::vector<TextSpan>{{0, 2}, {3, 4}}));
+  EXPECT_TRUE(choice.tokens[1].drafted);
+  EXPECT_FALSE(choice.tokens[2].drafted);
+  EXPECT_EQ(choice.finished->rounds_by_accepted, (std::vector<int64_t>{0, 1, 1}));
+}
+
+TEST(TextSpansTest, AppendedSpansMoveAndJoin) {
+  std::vector<TextSpan> spans = {{1, 4}};
+  AppendSpans({{0, 2}, {5, 6}}, 4, spans);
+  EXPECT_EQ(spans, (std::vector<TextSpan>{{1, 6}, {9, 10}}));
+}
+
 // Each lie is told twice about one sequence: the first time it resumes, the second time its client hears of
 // it; a bystander on the same verifier goes on.
 TEST_F(BatcherTest, ReportsOfEveryBadKindCostOneRetryThenInternal) {
@@ -442,6 +475,19 @@ TEST_F(BatcherTest, ReportsOfEveryBadKindCostOneRetryThenInternal) {
       {"accepted", [](SequenceReport& s) { s.accepted = s.checked + 1; }},
       {"accepted", [](SequenceReport& s) { s.checked = s.drafted + 1; }},
       {"drafted", [](SequenceReport& s) { s.drafted = ~uint64_t{0}; }},
+      {"drafted_marks", [](SequenceReport& s) { s.drafted_marks = std::string(s.token_ids.size() + 1, 0); }},
+      {"drafted_marks", [](SequenceReport& s) { s.drafted_marks = std::string(s.token_ids.size(), 2); }},
+      {"rounds", [](SequenceReport& s) { s.rounds_by_accepted = {1}; }},
+      {"rounds",
+       [](SequenceReport& s) {
+         s.drafted = s.checked = s.accepted = 4;
+         s.rounds_by_accepted = {0, ~uint64_t{0}};
+       }},
+      {"rounds",
+       [](SequenceReport& s) {
+         s.drafted = s.checked = s.accepted = 4;
+         s.rounds_by_accepted.resize(66);
+       }},
       {"logprobs", [](SequenceReport& s) { s.logprobs.clear(); }},
       {"logprobs", [](SequenceReport& s) { s.logprobs[0].chosen = std::nanf(""); }},
       {"logprobs", [](SequenceReport& s) { s.logprobs[0].top[0].first = -4; }},

@@ -50,6 +50,7 @@ class RecordingSink : public EventSink {
     std::string text;
     std::vector<int32_t> ids;
     std::vector<DeltaToken> tokens;
+    std::vector<TextSpan> drafted_spans;
     std::optional<Finished> finished;
   };
 
@@ -67,6 +68,7 @@ class RecordingSink : public EventSink {
     num_tokens_ += static_cast<int>(delta.tokens.size());
     changed_.notify_all();
     choice.tokens.insert(choice.tokens.end(), delta.tokens.begin(), delta.tokens.end());
+    AppendSpans(delta.drafted_spans, choice.text.size(), choice.drafted_spans);
     choice.text += delta.text;
   }
   void OnFinished(const Finished& finished) override {

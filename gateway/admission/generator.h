@@ -66,6 +66,7 @@ struct Started {
 
 struct DeltaToken {
   int32_t id = 0;
+  bool drafted = false;  // the drafter guessed it and the model agreed
   // With logprobs only: the token's bytes and its own value, and the likeliest, descending.
   std::string bytes;
   std::optional<float> logprob;
@@ -77,11 +78,20 @@ struct DeltaToken {
   std::vector<Top> top;
 };
 
+// Bytes [begin, end) of a text, whole characters.
+struct TextSpan {
+  uint32_t begin = 0, end = 0;
+  bool operator==(const TextSpan&) const = default;
+};
+
 struct Delta {
   int32_t choice = 0;       // prompt * n + i
   int32_t first_index = 0;  // of tokens, among the choice's output
   std::string text;  // whole characters, stop texts held back; with echo the first one begins with the prompt
   std::vector<DeltaToken> tokens;
+  // The parts of `text` that came with drafted tokens, ascending. A character held back for a token that
+  // completes it belongs to that token.
+  std::vector<TextSpan> drafted_spans = {};
 };
 
 struct Finished {
@@ -91,7 +101,18 @@ struct Finished {
   int32_t cached_prompt_tokens = 0;  // of these, from the prefix cache at the choice's first admission
   int32_t output_tokens = 0;
   int64_t drafted = 0, checked = 0, accepted = 0;
+  // Steps in which drafts were checked, by how many were accepted; its size - 1 is the longest window. Empty:
+  // there was none.
+  std::vector<int64_t> rounds_by_accepted = {};
 };
+
+// Adds `more` to a histogram that may be shorter.
+inline void AddCounts(const std::vector<int64_t>& more, std::vector<int64_t>& counts) {
+  if (counts.size() < more.size()) counts.resize(more.size());
+  for (size_t i = 0; i < more.size(); ++i) counts[i] += more[i];
+}
+// Appends `next`, whose text goes behind `offset` bytes, to ascending spans; those that touch become one.
+void AppendSpans(const std::vector<TextSpan>& next, size_t offset, std::vector<TextSpan>& spans);
 
 // Receives one request's events, in order: Started, then per choice deltas and one Finished; or OnError at
 // any point, after which nothing comes. Called on the batcher's thread; must not block, call back into

@@ -24,6 +24,8 @@ HelloMismatch Mismatch(const char* field, const Mine& mine, const Theirs& theirs
   return {field, fmt::format("{}: gateway {}, verifier {}", field, mine, theirs)};
 }
 
+constexpr size_t kMaxRoundEntries = 65;  // windows of 0..64 accepted drafts
+
 bool GoodLogprobs(const sampling::TokenLogprobs& logprobs, int32_t num_top, int32_t vocab_size) {
   // -inf is a fact (a token that cannot be drawn from the raw distribution); NaN and positive numbers are
   // not.
@@ -33,6 +35,19 @@ bool GoodLogprobs(const sampling::TokenLogprobs& logprobs, int32_t num_top, int3
   return std::all_of(logprobs.top.begin(), logprobs.top.end(), [&](const auto& entry) {
     return entry.first >= 0 && entry.first < vocab_size && good(entry.second);
   });
+}
+
+// At most a window per checked draft, and together what was accepted.
+bool GoodRounds(const SequenceReport& report) {
+  if (report.rounds_by_accepted.size() > kMaxRoundEntries) return false;
+  uint64_t rounds = 0, accepted = 0;
+  for (size_t i = 0; i < report.rounds_by_accepted.size(); ++i) {
+    const uint64_t count = report.rounds_by_accepted[i];
+    if (count > report.checked) return false;  // and no sum overflows
+    rounds += count;
+    accepted += i * count;
+  }
+  return report.rounds_by_accepted.empty() || (rounds <= report.checked && accepted == report.accepted);
 }
 
 }  // namespace
@@ -108,7 +123,13 @@ const char* CheckSequenceReport(const SequenceReport& report, const KnownSequenc
   if (report.computed_length > std::max<uint64_t>(report.length, own_length)) return "computed_length";
   if (report.cached_length > report.computed_length) return "cached_length";
   if (!(report.accepted <= report.checked && report.checked <= report.drafted)) return "accepted";
+  if (!report.drafted_marks.empty() &&
+      (report.drafted_marks.size() != num_new ||
+       report.drafted_marks.find_first_not_of(std::string_view("\0\1", 2)) != std::string::npos)) {
+    return "drafted_marks";
+  }
   if (report.drafted > static_cast<uint64_t>(std::numeric_limits<int32_t>::max()) * 1024) return "drafted";
+  if (!GoodRounds(report)) return "rounds";
 
   if (known.num_logprobs) {
     if (report.logprobs.size() != num_new) return "logprobs";

@@ -78,6 +78,7 @@ struct Sequence {
   // Counts of earlier epochs, and of this one.
   int64_t drafted_before = 0, checked_before = 0, accepted_before = 0;
   int64_t drafted = 0, checked = 0, accepted = 0;
+  std::vector<int64_t> rounds_before, rounds;
   std::optional<int32_t> cached_prompt_tokens;
   absl::Duration first_token = absl::ZeroDuration(), last_token = absl::ZeroDuration();
 

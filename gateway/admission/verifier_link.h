@@ -99,6 +99,8 @@ struct SequenceReport {
   uint32_t computed_length = 0;
   uint32_t cached_length = 0;
   uint64_t drafted = 0, checked = 0, accepted = 0;
+  std::string drafted_marks;  // one byte per token id: 1 = an accepted draft; empty: none is
+  std::vector<uint64_t> rounds_by_accepted;
   SequenceEnd end = SequenceEnd::kRunning;
   absl::Status error;  // with kFailed
 };

@@ -2,6 +2,7 @@
 
 #include <grpcpp/impl/codegen/proto_utils.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -95,8 +96,11 @@ v1::GenerateResponse ToResponse(Delta&& delta) {
   out.set_choice(delta.choice);
   out.set_first_index(delta.first_index);
   out.set_text(std::move(delta.text));
+  const bool any_drafted =
+      std::ranges::any_of(delta.tokens, [](const DeltaToken& token) { return token.drafted; });
   for (DeltaToken& token : delta.tokens) {
     out.add_token_ids(token.id);
+    if (any_drafted) out.add_drafted(token.drafted);
     if (!token.logprob) continue;
     v1::TokenLogprobs& logprobs = *out.add_logprobs();
     logprobs.set_logprob(*token.logprob);
@@ -121,6 +125,8 @@ v1::GenerateResponse ToResponse(const Finished& finished) {
   out.set_drafted_tokens(finished.drafted);
   out.set_checked_tokens(finished.checked);
   out.set_accepted_tokens(finished.accepted);
+  out.mutable_steps_by_accepted()->Add(finished.rounds_by_accepted.begin(),
+                                       finished.rounds_by_accepted.end());
   return response;
 }
 

@@ -1,6 +1,7 @@
 #include "gateway/http/answer_format.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <iterator>
 #include <numeric>
@@ -52,6 +53,41 @@ void AnswerFormat::AppendUsage(std::string* out) const {
                  started_.cached_prompt_tokens);
 }
 
+void AnswerFormat::CountUsage(const Finished& finished) {
+  output_tokens_ += finished.output_tokens;
+  drafted_ += finished.drafted;
+  checked_ += finished.checked;
+  accepted_ += finished.accepted;
+  AddCounts(finished.rounds_by_accepted, rounds_by_accepted_);
+}
+
+// The names are vLLM's, num_proposed_tokens is ours. Ratios of nothing are null.
+void AnswerFormat::AppendMetrics(std::string* out) const {
+  const int64_t steps = std::accumulate(rounds_by_accepted_.begin(), rounds_by_accepted_.end(), int64_t{0});
+  const auto ratio = [](int64_t part, int64_t whole, double offset) -> std::string {
+    if (whole == 0) return "null";
+    return fmt::format("{}", offset + static_cast<double>(part) / static_cast<double>(whole));
+  };
+  fmt::format_to(std::back_inserter(*out),
+                 ",\"metrics\":{{\"speculative_decoding\":{{\"mean_acceptance_length\":{},"
+                 "\"draft_acceptance_rate\":{},\"acceptance_histogram\":[{}],\"num_spec_steps\":{},"
+                 "\"num_accepted_draft_tokens\":{},\"num_draft_tokens\":{},\"num_spec_tokens\":{},"
+                 "\"num_proposed_tokens\":{}}}}}",
+                 ratio(accepted_, steps, 1), ratio(accepted_, checked_, 0),
+                 fmt::join(rounds_by_accepted_, ","), steps, accepted_, checked_,
+                 rounds_by_accepted_.empty() ? 0 : rounds_by_accepted_.size() - 1, drafted_);
+}
+
+void AnswerFormat::AppendSpansField(const ChoiceOutput& output, std::string* out) const {
+  if (!options_.drafted_spans) return;
+  *out += ",\"drafted_spans\":[";
+  for (const TextSpan& span : output.drafted_spans) {
+    if (&span != &output.drafted_spans.front()) *out += ',';
+    fmt::format_to(std::back_inserter(*out), "[{},{}]", span.begin, span.end);
+  }
+  *out += ']';
+}
+
 void AnswerFormat::BeginEvent(std::string* out) const { *out += event_head_; }
 
 // With include_usage every event but the last has a null usage, as OpenAI's.
@@ -77,6 +113,7 @@ void AnswerFormat::AppendClosing(std::string* out) {
     BeginEvent(out);
     *out += "],";
     AppendUsage(out);
+    if (options_.speculation_metrics) AppendMetrics(out);
     *out += "}\n\n";
   }
   *out += "data: [DONE]\n\n";
@@ -92,6 +129,7 @@ std::string AnswerFormat::Whole(const std::vector<ChoiceOutput>& outputs) {
   }
   body += "],";
   AppendUsage(&body);
+  if (options_.speculation_metrics) AppendMetrics(&body);
   body += '}';
   return body;
 }

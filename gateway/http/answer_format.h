@@ -23,6 +23,7 @@ struct ChoiceOutput {
   int32_t choice = 0;
   std::string text;
   std::vector<DeltaToken> tokens;
+  std::vector<TextSpan> drafted_spans;
   std::optional<Finished> finished;  // after the text above
 };
 
@@ -31,6 +32,9 @@ struct AnswerOptions {
   int64_t choices_per_prompt = 1;
   bool logprobs = false;
   bool include_usage = false;  // of a stream
+  // vLLM's metrics.speculative_decoding: in the body, or in a stream's usage event.
+  bool speculation_metrics = false;
+  bool drafted_spans = false;  // of a stream: with each choice's delta
 };
 
 class AnswerFormat {
@@ -58,13 +62,16 @@ class AnswerFormat {
 
   void BeginEvent(std::string* out) const;
   void EndEvent(std::string* out) const;
+  // ,"drafted_spans":[[0,5],...] if asked for.
+  void AppendSpansField(const ChoiceOutput& output, std::string* out) const;
   int num_choices() const { return num_choices_; }
   const AnswerOptions& options() const { return options_; }
 
  private:
   void AppendHead(const char* object, std::string* out) const;
   void AppendUsage(std::string* out) const;
-  void CountUsage(const Finished& finished) { output_tokens_ += finished.output_tokens; }
+  void AppendMetrics(std::string* out) const;
+  void CountUsage(const Finished& finished);
 
   const AnswerOptions options_;
   const char* const id_prefix_;
@@ -75,6 +82,8 @@ class AnswerFormat {
   int64_t created_ = 0;
   int num_choices_ = 0;
   int64_t output_tokens_ = 0;
+  int64_t drafted_ = 0, checked_ = 0, accepted_ = 0;
+  std::vector<int64_t> rounds_by_accepted_;
 };
 
 const char* FinishReasonName(Finished::Reason reason);

@@ -66,6 +66,7 @@ class ChatFormat : public AnswerFormat {
     AppendJsonText(output.text, out);
     *out += "},\"logprobs\":";
     AppendLogprobsOrNull(output, out);
+    AppendSpansField(output, out);
     *out += ",\"finish_reason\":null}";
   }
 

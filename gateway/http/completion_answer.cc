@@ -54,6 +54,7 @@ class CompletionFormat : public AnswerFormat {
 
   void AppendDeltaChoice(const ChoiceOutput& output, std::string* out) override {
     AppendChoice(output, out);
+    AppendSpansField(output, out);
     *out += ",\"finish_reason\":null}";
   }
 

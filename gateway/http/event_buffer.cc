@@ -58,6 +58,7 @@ void EventBuffer::OnDelta(Delta delta) {
       wake = WantsWake();
     } else {
       ChoiceOutput& output = OutputOf(delta.choice);
+      if (options_.keep_spans) AppendSpans(delta.drafted_spans, output.text.size(), output.drafted_spans);
       output.text += delta.text;
       output.tokens.insert(output.tokens.end(), std::make_move_iterator(delta.tokens.begin()),
                            std::make_move_iterator(delta.tokens.end()));

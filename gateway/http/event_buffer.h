@@ -24,6 +24,7 @@ class EventBuffer : public EventSink {
   struct Options {
     bool wake_at_deltas = true;  // false: only at the end, for answers that are written whole
     bool keep_tokens = true;     // false: text only, for answers without logprobs
+    bool keep_spans = false;     // of drafted text
     int64_t max_bytes = 16 << 20;
     absl::Status overflow;  // what the request ends with
     std::function<void()> wake;

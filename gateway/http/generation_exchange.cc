@@ -9,11 +9,13 @@
 namespace tandem::gateway::http {
 namespace {
 
-std::unique_ptr<AnswerFormat> NewFormat(const ParsedGeneration& parsed) {
+std::unique_ptr<AnswerFormat> NewFormat(const ParsedGeneration& parsed, bool speculation_metrics) {
   AnswerOptions options{.request_id = parsed.request.request_id,
                         .choices_per_prompt = parsed.request.n.value_or(1),
                         .logprobs = parsed.request.num_logprobs.has_value(),
-                        .include_usage = parsed.include_usage};
+                        .include_usage = parsed.include_usage,
+                        .speculation_metrics = speculation_metrics || parsed.include_drafts,
+                        .drafted_spans = parsed.include_drafts};
   return parsed.request.api == "chat" ? NewChatFormat(std::move(options))
                                       : NewCompletionFormat(std::move(options));
 }
@@ -22,6 +24,7 @@ EventBuffer::Options BufferOptions(const ParsedGeneration& parsed, const HttpSer
                                    std::function<void()> wake) {
   return {.wake_at_deltas = parsed.stream,
           .keep_tokens = parsed.request.num_logprobs.has_value(),
+          .keep_spans = parsed.include_drafts,
           .max_bytes = parsed.stream ? options.stream_buffer_bytes : options.whole_answer_bytes,
           .overflow =
               parsed.stream ? error::WriteStalled(options.write_stall) : error::OutOfMemory(absl::Seconds(1)),
@@ -38,7 +41,7 @@ GenerationExchange::GenerationExchange(AnswerPort& port, ServerState& state,
       route_(route),
       stream_(parsed.stream),
       request_id_(parsed.request.request_id),
-      format_(NewFormat(parsed)),
+      format_(NewFormat(parsed, state.options.speculation_metrics)),
       ping_timer_(strand, [this] { Ping(); }),
       buffer_(BufferOptions(parsed, state.options, std::move(wake))) {
   state_.observer.OnStreams(route_, ++state_.open_streams);

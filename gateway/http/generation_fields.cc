@@ -142,6 +142,7 @@ void ReadStreamFields(Fields& fields, StreamFields* stream) {
     return fields.Fail(error::Invalid("stream_options", "stream_options needs stream: true"));
   Fields inner(*options, "stream_options");
   inner.Read("include_usage", &stream->include_usage);
+  inner.Read("include_drafts", &stream->include_drafts);
   fields.Fail(inner.status());
 }
 

@@ -10,6 +10,7 @@ namespace tandem::gateway::http {
 struct StreamFields {
   bool stream = false;
   bool include_usage = false;
+  bool include_drafts = false;  // ours
 };
 
 // Required, at most limits::kModelNameBytes, without control characters. Whether it exists is for Generator.

@@ -47,6 +47,8 @@ class HttpServer {
     int64_t whole_answer_bytes = 64 << 20;
     int socket_send_bytes = 128 << 10;  // kernel's send buffer of a connection; 0: the system's choice
 
+    bool speculation_metrics = false;  // vLLM's metrics.speculative_decoding in each answer
+
     // Checks the Authorization header (empty if absent). Unset: no keys.
     std::function<absl::Status(std::string_view authorization)> authorize = nullptr;
     // What /health says; and what must hold, besides a generator that takes requests, for /ready.

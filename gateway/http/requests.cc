@@ -136,6 +136,7 @@ absl::Status ReadCommon(Fields& fields, ParsedGeneration* parsed) {
   ReadStreamFields(fields, &stream);
   parsed->stream = stream.stream;
   parsed->include_usage = stream.include_usage;
+  parsed->include_drafts = stream.include_drafts;
   RefuseUnsupported(fields, parsed->request);
   parsed->unknown_fields += fields.NumUnknown();
   return fields.status();

@@ -16,6 +16,7 @@ struct ParsedGeneration {
   GenerationRequest request;
   bool stream = false;
   bool include_usage = false;
+  bool include_drafts = false;  // spans of drafted text, and metrics beside the usage
   int unknown_fields = 0;
 };
 

@@ -42,6 +42,50 @@ TEST_F(HttpDoorTest, StreamIsByteForByteAsPromised) {
   EXPECT_EQ(StatusOf(client.ReadAnswer()), 200) << "the connection stays";
 }
 
+TEST_F(HttpDoorTest, DraftedTextIsMarkedAndMeasuredWhereAskedFor) {
+  generator_.by_hand = true;
+  StartServer();
+  RawClient client(server_->address());
+  client.Send(
+      Post("/v1/chat/completions",
+           R"({"model":"tiny","stream":true,"stream_options":{"include_usage":true,"include_drafts":true},)"
+           R"("messages":[{"role":"user","content":"a"}]})"));
+  EventSink& sink = generator_.AwaitSink();
+  sink.OnStarted(FakeGenerator::StartedOf(generator_.last()));
+  std::string answer = client.ReadUntil("\"role\"");
+  sink.OnDelta(
+      {.choice = 0, .first_index = 0, .text = "abcd", .tokens = {}, .drafted_spans = {{0, 1}, {2, 4}}});
+  sink.OnFinished({.choice = 0,
+                   .reason = Finished::Reason::kLength,
+                   .prompt_tokens = 3,
+                   .output_tokens = 4,
+                   .drafted = 9,
+                   .checked = 6,
+                   .accepted = 3,
+                   .rounds_by_accepted = {1, 1, 1, 0}});
+  sink.OnAllFinished();
+  answer += client.ReadUntil("0\r\n\r\n");
+  EXPECT_NE(answer.find(R"({"index":0,"delta":{"content":"abcd"},"logprobs":null,)"
+                        R"("drafted_spans":[[0,1],[2,4]],"finish_reason":null}],"usage":null})"),
+            std::string::npos)
+      << answer;
+  EXPECT_NE(answer.find(R"("metrics":{"speculative_decoding":{"mean_acceptance_length":2,)"
+                        R"("draft_acceptance_rate":0.5,"acceptance_histogram":[1,1,1,0],"num_spec_steps":3,)"
+                        R"("num_accepted_draft_tokens":3,"num_draft_tokens":6,"num_spec_tokens":3,)"
+                        R"("num_proposed_tokens":9}}})"),
+            std::string::npos)
+      << answer;
+}
+
+TEST_F(HttpDoorTest, MetricsOfEveryAnswerAreTheOperatorsChoice) {
+  StartServer({.speculation_metrics = true});
+  const std::string answer = Ask(Post("/v1/completions", R"({"model":"tiny","prompt":"a"})"));
+  EXPECT_NE(answer.find(R"("metrics":{"speculative_decoding":{"mean_acceptance_length":null,)"
+                        R"("draft_acceptance_rate":null,"acceptance_histogram":[],"num_spec_steps":0,)"),
+            std::string::npos)
+      << answer;
+}
+
 TEST_F(HttpDoorTest, StatusLineWaitsForAdmission) {
   generator_.by_hand = true;
   StartServer();

@@ -82,6 +82,8 @@ SequenceReport ReadSequence(const v1::SequenceReport& message) {
   report.drafted = message.drafted_tokens();
   report.checked = message.checked_tokens();
   report.accepted = message.accepted_tokens();
+  report.drafted_marks = message.drafted_marks();
+  report.rounds_by_accepted.assign(message.rounds_by_accepted().begin(), message.rounds_by_accepted().end());
   report.end = ReadEnd(message.end());
   if (report.end == SequenceEnd::kFailed)
     report.error = ReadError(message.error_code(), message.error_message());

@@ -82,6 +82,8 @@ TEST(RunMessagesTest, ReportIsTakenAsItIsNonsenseIncluded) {
   sequence.set_id(1);
   sequence.add_token_ids(-1);
   sequence.set_accepted_tokens(~uint64_t{0});
+  sequence.set_drafted_marks("ab");
+  sequence.add_rounds_by_accepted(3);
   v1::ReportedLogprobs& logprobs = *sequence.add_logprobs();
   logprobs.add_top_ids(1);
   logprobs.add_top_ids(2);
@@ -98,6 +100,8 @@ TEST(RunMessagesTest, ReportIsTakenAsItIsNonsenseIncluded) {
   EXPECT_EQ(report.kv_free_blocks, 0xFFFFFFFF);
   EXPECT_THAT(report.sequences[0].token_ids, ElementsAre(-1));
   EXPECT_EQ(report.sequences[0].accepted, ~uint64_t{0});
+  EXPECT_EQ(report.sequences[0].drafted_marks, "ab");
+  EXPECT_THAT(report.sequences[0].rounds_by_accepted, ElementsAre(3u));
   EXPECT_EQ(report.sequences[0].logprobs[0].top.size(), 1u);
   EXPECT_EQ(report.sequences[0].end, SequenceEnd::kUnknown);
   EXPECT_EQ(report.sequences[1].error.code(), absl::StatusCode::kUnknown);

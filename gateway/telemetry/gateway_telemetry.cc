@@ -15,9 +15,11 @@ const std::vector<std::string> kHelloFields = {"protocol",      "sampling_versio
                                                "max_model_len", "kv_block_positions", "kv_total_blocks",
                                                "max_sequences", "eos_token_ids",      "other"};
 const std::vector<std::string> kReportChecks = {
-    "number",    "plan_number",    "sequence",        "gap",           "repeat",  "length",   "max_length",
-    "token_id",  "logprobs",       "computed_length", "cached_length", "drafted", "accepted", "end",
-    "kv_blocks", "sequence_share", "utilization",     "order",         "other"};
+    "number",        "plan_number", "sequence",       "gap",         "repeat",
+    "length",        "max_length",  "token_id",       "logprobs",    "computed_length",
+    "cached_length", "drafted",     "drafted_marks",  "rounds",      "accepted",
+    "end",           "kv_blocks",   "sequence_share", "utilization", "order",
+    "other"};
 
 std::vector<std::string> ReasonNames() {
   std::vector<std::string> names;

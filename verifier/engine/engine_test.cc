@@ -494,12 +494,18 @@ TEST(MessagesTest, MergedReportsJoinTokensAndReplaceTheRest) {
   next.plan_number = 2;
   next.kv_free_blocks = 11;
   next.sequences = {News(1, 1, 5, {7}, SequenceEnd::kStop), News(2, 2, 4, {6})};
+  pending.sequences[0].drafted_marks = std::string("\1\0", 2);
+  next.sequences[0].drafted_marks = "\1";
+  pending.sequences[0].rounds_by_accepted = {0, 1};
+  next.sequences[0].rounds_by_accepted = {1, 1};
   MergeReport(pending, std::move(next));
   EXPECT_EQ(pending.plan_number, 2u);
   EXPECT_EQ(pending.kv_free_blocks, 11);
   ASSERT_EQ(pending.sequences.size(), 3u);
   EXPECT_EQ(pending.sequences[0].first_index, 3);
   EXPECT_THAT(pending.sequences[0].new_tokens, ::testing::ElementsAre(8, 9, 7));
+  EXPECT_EQ(pending.sequences[0].drafted_marks, std::string("\1\0\1", 3));
+  EXPECT_THAT(pending.sequences[0].rounds_by_accepted, ::testing::ElementsAre(1, 1));
   EXPECT_EQ(pending.sequences[0].end, SequenceEnd::kStop);
   EXPECT_EQ(pending.sequences[1].end, SequenceEnd::kPreempted);
   EXPECT_EQ(pending.sequences[2].epoch, 2u);

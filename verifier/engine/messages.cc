@@ -17,6 +17,7 @@ void MergeSequence(SequenceReport& pending, SequenceReport&& next) {
   std::vector<sampling::TokenLogprobs> logprobs = std::move(pending.logprobs);
   logprobs.insert(logprobs.end(), std::make_move_iterator(next.logprobs.begin()),
                   std::make_move_iterator(next.logprobs.end()));
+  next.drafted_marks.insert(0, pending.drafted_marks);
   pending = std::move(next);
   pending.new_tokens = std::move(tokens);
   pending.logprobs = std::move(logprobs);

@@ -63,9 +63,11 @@ struct SequenceReport {
   int32_t first_index = 0;  // of new_tokens; == length - new_tokens.size()
   std::vector<int32_t> new_tokens;
   std::vector<sampling::TokenLogprobs> logprobs;  // one per new token, or empty
+  std::string drafted_marks;                      // one byte per new token: 1 = an accepted draft
   int32_t computed_length = 0;
   int32_t cached_length = 0;
   int64_t drafted = 0, checked = 0, accepted = 0;
+  std::vector<int64_t> rounds_by_accepted;  // steps with drafts checked; empty until the first
   SequenceEnd end = SequenceEnd::kRunning;
   absl::Status error;  // with kFailed
 };

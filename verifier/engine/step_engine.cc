@@ -459,6 +459,7 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
     }
     sequence.Confirm(sampled.token);
     report.new_tokens.push_back(sampled.token);
+    report.drafted_marks.push_back(sampled.accepted ? 1 : 0);
     if (sampled.logprobs) report.logprobs.push_back(std::move(*sampled.logprobs));
     ++num_tokens;
     ++totals_.generated_tokens;
@@ -473,6 +474,8 @@ void StepEngine::AcceptWindow(const SampleWindow& window) {
   totals_.accepted += num_accepted;
   report.length = sequence.confirmed_len();
   if (num_drafts > 0) {
+    report.rounds_by_accepted.resize(static_cast<size_t>(options_.max_draft_tokens) + 1);
+    ++report.rounds_by_accepted[static_cast<size_t>(num_accepted)];
     step_.accepted_lengths.push_back(num_tokens);
   }
   if (speculator_ != nullptr) speculator_->Observe(sequence, num_checked, num_accepted);
@@ -524,9 +527,12 @@ Report StepEngine::MakeReport(StreamId id, StreamState& stream) {
     if (sequence->stream() != id || !sequence->changed) continue;
     SequenceReport& news = sequence->report;
     news.computed_length = sequence->kv_len();
+    const std::vector<int64_t> rounds = news.rounds_by_accepted;
     report.sequences.push_back(std::move(news));
     news.new_tokens.clear();
     news.logprobs.clear();
+    news.drafted_marks.clear();
+    news.rounds_by_accepted = rounds;
     news.first_index = news.length;
     sequence->changed = false;
   }

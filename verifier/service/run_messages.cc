@@ -152,6 +152,8 @@ void FillSequence(const SequenceReport& report, v1::SequenceReport& out) {
   out.set_drafted_tokens(static_cast<uint64_t>(report.drafted));
   out.set_checked_tokens(static_cast<uint64_t>(report.checked));
   out.set_accepted_tokens(static_cast<uint64_t>(report.accepted));
+  out.mutable_rounds_by_accepted()->Add(report.rounds_by_accepted.begin(), report.rounds_by_accepted.end());
+  if (report.drafted_marks.find('\1') != std::string::npos) out.set_drafted_marks(report.drafted_marks);
   out.set_end(ToProto(report.end));
   if (report.end == SequenceEnd::kFailed) {
     const grpc::Status status = rpc::ToGrpcStatus(report.error);

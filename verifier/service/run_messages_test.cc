@@ -216,6 +216,8 @@ TEST(FillReport, CarriesEverythingOver) {
   running.drafted = 30;
   running.checked = 20;
   running.accepted = 10;
+  running.drafted_marks = std::string("\0\1", 2);
+  running.rounds_by_accepted = {3, 0, 5};
   report.sequences.push_back(running);
   SequenceReport failed;
   failed.end = SequenceEnd::kFailed;
@@ -248,6 +250,8 @@ TEST(FillReport, CarriesEverythingOver) {
   EXPECT_EQ(s.drafted_tokens(), 30u);
   EXPECT_EQ(s.checked_tokens(), 20u);
   EXPECT_EQ(s.accepted_tokens(), 10u);
+  EXPECT_EQ(s.drafted_marks(), std::string("\0\1", 2));
+  EXPECT_THAT(s.rounds_by_accepted(), ElementsAre(3u, 0u, 5u));
   EXPECT_EQ(s.end(), v1::SEQUENCE_END_UNSPECIFIED);
   EXPECT_EQ(out.sequences(1).end(), v1::SEQUENCE_END_FAILED);
   EXPECT_EQ(out.sequences(1).error_code(), static_cast<int>(absl::StatusCode::kResourceExhausted));
