@@ -43,6 +43,7 @@ absl::StatusOr<ChatSession::Answer> ChatSession::Ask(const std::string& question
                             {"stream_options", {{"include_usage", true}, {"include_drafts", true}}}};
   if (options_.temperature) request["temperature"] = *options_.temperature;
   if (options_.seed) request["seed"] = *options_.seed;
+  if (options_.ignore_eos) request["ignore_eos"] = true;
   if (options_.max_tokens) request["max_tokens"] = *options_.max_tokens;
 
   Answer answer;

@@ -18,6 +18,7 @@ struct ChatOptions {
   std::optional<double> temperature = {};
   std::optional<int64_t> seed = {};
   std::optional<int64_t> max_tokens = {};
+  bool ignore_eos = false;  // run on to max_tokens
 };
 
 class ChatSession {

@@ -126,6 +126,16 @@ absl::StatusOr<std::vector<std::vector<std::string>>> ReadPrompts(const std::str
   return prompts;
 }
 
+std::vector<std::vector<std::string>> SamplePrompts(std::vector<std::vector<std::string>> prompts,
+                                                    size_t count, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  for (size_t i = 0; i < std::min(count, prompts.size()); ++i) {
+    std::swap(prompts[i], prompts[i + random() % (prompts.size() - i)]);
+  }
+  if (prompts.size() > count) prompts.resize(count);
+  return prompts;
+}
+
 std::vector<std::vector<std::string>> BuiltInPrompts() {
   return {
       {"Explain in a few sentences why the sky is blue."},

@@ -45,6 +45,9 @@ LoadResult RunLoad(const LoadOptions& options);
 
 // {"turns": ["...", ...]} per line. Errors name file and line.
 absl::StatusOr<std::vector<std::vector<std::string>>> ReadPrompts(const std::string& path);
+// `count` of them (all if there are fewer), drawn without repetition; equal for equal seeds.
+std::vector<std::vector<std::string>> SamplePrompts(std::vector<std::vector<std::string>> prompts,
+                                                    size_t count, uint64_t seed);
 // A few questions of several kinds, for a bench without a file.
 std::vector<std::vector<std::string>> BuiltInPrompts();
 

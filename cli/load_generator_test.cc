@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <set>
 
 namespace tandem::cli {
 namespace {
@@ -14,6 +15,17 @@ TEST(LoadGeneratorTest, PercentileIsTheNearestRank) {
   EXPECT_EQ(Percentile(values, 0.0), 1);
   std::vector<double> none;
   EXPECT_EQ(Percentile(none, 0.5), 0);
+}
+
+TEST(LoadGeneratorTest, SampleIsDrawnWithoutRepetition) {
+  std::vector<std::vector<std::string>> prompts;
+  for (int i = 0; i < 20; ++i) prompts.push_back({std::to_string(i)});
+  const auto sample = SamplePrompts(prompts, 8, 5);
+  EXPECT_EQ(sample.size(), 8u);
+  EXPECT_EQ(std::set(sample.begin(), sample.end()).size(), 8u);
+  EXPECT_EQ(sample, SamplePrompts(prompts, 8, 5));
+  EXPECT_NE(sample, SamplePrompts(prompts, 8, 6));
+  EXPECT_EQ(SamplePrompts(prompts, 100, 5).size(), 20u);
 }
 
 TEST(LoadGeneratorTest, ReadsPromptsAndNamesTheBadLine) {

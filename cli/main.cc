@@ -8,7 +8,9 @@
 #include "cli/chat.h"
 #include "cli/doctor.h"
 #include "cli/pull.h"
+#include "cli/replay.h"
 #include "cli/up.h"
+#include "cli/verify_lossless.h"
 
 namespace {
 
@@ -19,9 +21,11 @@ struct Command {
 };
 
 constexpr Command kCommands[] = {
-    {"up", "start verifier and gateway on this machine and keep them running", tandem::cli::UpMain},
+    {"up", "start drafter, verifier and gateway on this machine and keep them running", tandem::cli::UpMain},
     {"chat", "talk to a model on the terminal", tandem::cli::ChatMain},
-    {"bench", "measure latency and throughput under load", tandem::cli::BenchMain},
+    {"bench", "measure latency and throughput, or compare window policies", tandem::cli::BenchMain},
+    {"verify-lossless", "show that speculation does not change the text", tandem::cli::VerifyLosslessMain},
+    {"replay", "run other window policies over a recorded trace", tandem::cli::ReplayMain},
     {"doctor", "check this machine, or probe a process's health", tandem::cli::DoctorMain},
     {"pull", "download a named model", tandem::cli::PullMain},
 };
@@ -29,7 +33,7 @@ constexpr Command kCommands[] = {
 void PrintUsage(std::ostream& out) {
   out << "Usage: tandem COMMAND [OPTIONS]\n\nServes a large language model on this machine or from "
          "it.\n\nCommands:\n";
-  for (const Command& command : kCommands) out << fmt::format("  {:<10}{}\n", command.name, command.what);
+  for (const Command& command : kCommands) out << fmt::format("  {:<17}{}\n", command.name, command.what);
   out << "\n`tandem COMMAND --help` shows a command's options.\n";
 }
 

@@ -185,6 +185,7 @@ void Supervisor::Run(int wake_fd) {
       } else if (absl::Now() >= process->restart_at) {
         const absl::Status status = Launch(*process);
         if (status.ok()) {
+          ++restarts_;
           std::cerr << "tandem up: " << process->name << " restarted" << std::endl;
         } else {
           ++process->ends_in_a_row;
@@ -211,6 +212,19 @@ void Supervisor::Stop(absl::Duration timeout) {
     }
     child.reset();
   }
+}
+
+void Supervisor::Kill(const std::string& name) {
+  for (const auto& process : processes_) {
+    if (process->name == name && process->child) process->child->Signal(SIGKILL);
+  }
+}
+
+std::optional<Address> Supervisor::metrics_of(const std::string& name) const {
+  for (const auto& process : processes_) {
+    if (process->name == name) return process->listen.at("metrics");
+  }
+  return std::nullopt;
 }
 
 std::string Supervisor::metrics() const {

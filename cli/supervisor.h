@@ -54,11 +54,18 @@ class Supervisor {
   // `timeout`. Idempotent.
   void Stop(absl::Duration timeout);
 
+  // SIGKILL to a process that runs; Run starts it again. For tests of what survives that.
+  void Kill(const std::string& process);
+  // Processes that Run has started again.
+  int restarts() const { return restarts_; }
+
   // Valid after Start.
   const Address& http() const { return http_; }
   const Address& grpc() const { return grpc_; }
   // "gateway@HOST:PORT,verifier@HOST:PORT", and ",drafter@HOST:PORT" if there is one
   std::string metrics() const;
+  // Of one process ("verifier"); none if there is none of that name.
+  std::optional<Address> metrics_of(const std::string& process) const;
 
  private:
   struct Process;
@@ -73,6 +80,7 @@ class Supervisor {
   Options options_;
   Address http_, grpc_;
   std::vector<std::unique_ptr<Process>> processes_;
+  int restarts_ = 0;
 };
 
 }  // namespace tandem::cli

@@ -216,17 +216,6 @@ absl::Status Batcher::FailureOf(const Sequence& sequence, const absl::Status& re
   }
 }
 
-void AppendSpans(const std::vector<TextSpan>& next, size_t offset, std::vector<TextSpan>& spans) {
-  const auto shift = static_cast<uint32_t>(offset);
-  for (const TextSpan& span : next) {
-    if (!spans.empty() && spans.back().end == span.begin + shift) {
-      spans.back().end = span.end + shift;
-    } else {
-      spans.push_back({span.begin + shift, span.end + shift});
-    }
-  }
-}
-
 // Short, for clients to compare: equal weights and numerics give an equal text.
 std::string SystemFingerprint(const std::optional<ModelIdentity>& identity) {
   if (!identity) return "";

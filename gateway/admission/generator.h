@@ -112,7 +112,16 @@ inline void AddCounts(const std::vector<int64_t>& more, std::vector<int64_t>& co
   for (size_t i = 0; i < more.size(); ++i) counts[i] += more[i];
 }
 // Appends `next`, whose text goes behind `offset` bytes, to ascending spans; those that touch become one.
-void AppendSpans(const std::vector<TextSpan>& next, size_t offset, std::vector<TextSpan>& spans);
+inline void AppendSpans(const std::vector<TextSpan>& next, size_t offset, std::vector<TextSpan>& spans) {
+  const auto shift = static_cast<uint32_t>(offset);
+  for (const TextSpan& span : next) {
+    if (!spans.empty() && spans.back().end == span.begin + shift) {
+      spans.back().end = span.end + shift;
+    } else {
+      spans.push_back({span.begin + shift, span.end + shift});
+    }
+  }
+}
 
 // Receives one request's events, in order: Started, then per choice deltas and one Finished; or OnError at
 // any point, after which nothing comes. Called on the batcher's thread; must not block, call back into
