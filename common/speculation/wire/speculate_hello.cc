@@ -62,7 +62,7 @@ absl::Status ReadRowFields(const v1::DrafterHello& message, DrafterHello& hello)
     RETURN_IF_ERROR(CheckHex("hello.projection_hash", message.projection_hash(), kSha256Digits));
   } else {
     RETURN_IF_ERROR(CheckRange("hello.projection_bytes without rows", hello.projection_bytes, 0, 0));
-    RETURN_IF_ERROR(CheckText("hello.projection_hash", message.projection_hash(), kSha256Digits));
+    RETURN_IF_ERROR(CheckText("hello.projection_hash without rows", message.projection_hash(), 0));
   }
   hello.projection_hash = message.projection_hash();
   hello.has_norm = message.has_norm();

@@ -151,6 +151,8 @@ TEST(SpeculateHello, EveryNumberOfADrafterIsChecked) {
       {"hello.projection_hash", [](auto& m) { m.set_projection_hash("abc"); }},
       {"hello.projection_bytes", [](auto& m) { m.set_projection_bytes(UINT64_MAX); }},
       {"hello.projection_bytes without rows", [](auto& m) { m.set_row_width(0), m.clear_taps(); }},
+      {"hello.projection_hash without rows",
+       [](auto& m) { m.set_row_width(0), m.clear_taps(), m.clear_projection_bytes(); }},
       {"hello.norm_eps", [](auto& m) { m.set_norm_eps(kNaN); }},
       {"hello.norm_eps", [](auto& m) { m.set_norm_eps(-1); }},
       {"hello.calibration[0].scale's count", [](auto& m) { m.mutable_calibration(0)->add_scale(1); }},
