@@ -81,9 +81,9 @@ def speculation(scrape):
     return tuple(int(scrape.sum(f"tandem_spec_{kind}_tokens_total")) for kind in ("proposed", "draft", "accepted"))
 
 
-def rings():
-    """Names of the shared memory that verifiers pass rows through."""
-    return [name for name in os.listdir("/dev/shm") if name.startswith("tandem-")]
+def rings(pid):
+    """Names of the shared memory through which the verifier `pid` passes rows."""
+    return [name for name in os.listdir("/dev/shm") if name.startswith(f"tandem-{pid}-")]
 
 
 # --- checkpoints

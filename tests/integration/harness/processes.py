@@ -228,6 +228,7 @@ class Up:
             self.http, self.grpc = ready["http"], ready["grpc"]
             metrics = dict(entry.split("@") for entry in ready["metrics"].split(","))
             self.gateway_metrics, self.verifier_metrics = Metrics(metrics["gateway"]), Metrics(metrics["verifier"])
+            self.drafter_metrics = Metrics(metrics["drafter"]) if "drafter" in metrics else None
         except BaseException:
             self.process.kill()
             raise

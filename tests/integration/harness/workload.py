@@ -70,11 +70,11 @@ def _request(chance, users, number):
     return path, fields, chance.random() < 0.6
 
 
-def answer(address, request):
-    """The canonical answer of one request as text."""
+def answer(address, request, on_event=lambda: None):
+    """The canonical answer of one request as text. `on_event` is called for each event of a stream."""
     path, fields, streamed = request
     if streamed:
-        return _canonical(_streamed(address, path, fields))
+        return _canonical(_streamed(address, path, fields, on_event))
     whole = http.post(address, path, fields)
     assert whole.status == 200, (whole.status, whole.body[:500], fields)
     value = whole.json()
@@ -85,11 +85,12 @@ def answer(address, request):
     return _canonical((choices, value["usage"]))
 
 
-def _streamed(address, path, fields):
+def _streamed(address, path, fields, on_event):
     choices, usage = {}, None
     pieces = {}
     with http.EventStream(address, path, {**fields, "stream_options": {"include_usage": True}}) as events:
         for event in events:
+            on_event()
             usage = event.get("usage") or usage
             for choice in event["choices"]:
                 state = choices.setdefault(choice["index"], ["", None, None])

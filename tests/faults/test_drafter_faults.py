@@ -1,0 +1,370 @@
+"""Whatever happens to a drafter: no request fails, no text changes, nothing waits longer than a draft timeout, and
+once it is back its drafts are used again within 5 s. Each case shows from /metrics that its fault hit a stream.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from harness.background import Streams
+from harness.drafters import (TRAINED_DRAFTER, Drafter, SpeculatingStack, known_texts, rings, speculation,
+                              with_other_projection, write_script)
+from harness.paths import TRAINED, golden_json
+from harness.processes import Stack, Up, descriptors
+from harness.waiting import wait_until
+from harness.workload import answers, assert_equal, long_streams
+
+KILLS = 3
+CLIENTS = 4
+BACK = 5.0  # s from a drafter's return until its drafts are accepted again
+# A draft timeout is 200 ms here, where a round takes some milliseconds; the rest is for the clients and the machine.
+LONGEST_PAUSE = 1.5
+REQUESTS = long_streams(32)
+
+FALLBACK = "tandem_spec_fallback_total"
+PROTOCOL = "tandem_protocol_errors_total"
+ENDED = "tandem_drafter_streams_ended_total"
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Answers to REQUESTS without drafter."""
+    with Stack(TRAINED) as stack:
+        return answers(stack.http, REQUESTS, 8)
+
+
+def streams(target, expected, clients=CLIENTS):
+    return Streams(target.http, REQUESTS, expected, clients)
+
+
+def accepted(metrics):
+    return speculation(metrics.read())[2]
+
+
+def fallbacks(metrics, *reasons):
+    by_reason = metrics.read().by_label(FALLBACK, "reason")
+    return sum(by_reason[reason] for reason in reasons)
+
+
+def wait_until_used(metrics, more=200, timeout=30.0):
+    """Until `more` drafts have been accepted from now on."""
+    begin = accepted(metrics)
+    wait_until(lambda: accepted(metrics) >= begin + more, f"{more} more drafts accepted than {begin}", timeout)
+
+
+@contextlib.contextmanager
+def nothing_left(verifier_pid, metrics):
+    """Descriptors of a verifier as before, no shared memory of it, no breaker open, all drafters connected."""
+    before = descriptors(verifier_pid)
+    up = metrics.read().sum("tandem_drafter_up")
+    yield
+    wait_until(lambda: descriptors(verifier_pid) <= before, "descriptors back")
+    wait_until(lambda: not rings(verifier_pid), "no shared memory left")
+    scrape = metrics.read()
+    assert scrape.sum("tandem_drafter_up") == up
+    assert scrape.sum("tandem_breaker_state", state="closed") == up
+
+
+# --- F1
+
+
+def test_kill_9_again_and_again_under_tandem_up(expected):
+    flags = ("--drafter", TRAINED_DRAFTER, "--set", "verifier.policy=fixed:7")
+    with Up(TRAINED, *flags) as up, streams(up, expected) as running:
+        metrics = up.verifier_metrics
+        wait_until_used(metrics)
+        with nothing_left(up.child("verifier"), metrics):
+            for kill in range(KILLS):
+                down, victim = fallbacks(metrics, "drafter_down"), up.child("drafter")
+                running.take_longest_gap()
+                os.kill(victim, signal.SIGKILL)
+                wait_until(lambda: up.child("drafter") not in (None, victim), "drafter restarted")
+                wait_until(lambda: metrics.read().sum("tandem_drafter_up") == 1, "drafter connected again", BACK)
+                wait_until_used(metrics, timeout=BACK)
+                assert fallbacks(metrics, "drafter_down") > down, "no stream had lost its drafter"
+                assert running.take_longest_gap() < LONGEST_PAUSE
+            running.check()
+        wait_until(lambda: up.process.stderr().count("drafter restarted") == KILLS, "`tandem up` says so")
+    assert not rings(up.process.pid)
+
+
+# --- F2
+
+
+@pytest.mark.parametrize("policy", ["fixed:7", "threshold:0.5"])
+def test_a_drafter_that_hangs_for_10_s(expected, policy):
+    drafter = Drafter()
+    with (SpeculatingStack([drafter], ["--policy", policy]) as stack, streams(stack, expected) as running):
+        metrics = stack.verifier_metrics
+        wait_until_used(metrics)
+        with nothing_left(stack.verifier.pid, metrics):
+            running.take_longest_gap()
+            os.kill(drafter.pid, signal.SIGSTOP)
+            end = time.monotonic() + 10
+            wait_until(lambda: metrics.read().sum("tandem_breaker_state", state="open") == 1, "breaker open", 8)
+            assert fallbacks(metrics, "timeout") >= 3
+            stopped = accepted(metrics)
+            while time.monotonic() < end:
+                running.check(timeout=20)
+            assert accepted(metrics) == stopped, "drafts came from a process that was stopped"
+            assert fallbacks(metrics, "breaker") > 100
+            assert running.take_longest_gap() < LONGEST_PAUSE
+            os.kill(drafter.pid, signal.SIGCONT)
+            wait_until_used(metrics, timeout=BACK)
+            running.check()
+
+
+# --- F3
+
+
+def rounds_awaited(scrape):
+    return scrape.sum("tandem_draft_wait_seconds_count") + scrape.sum(FALLBACK, reason="timeout")
+
+
+def timed(stack, requests, expected):
+    begin = time.monotonic()
+    assert_equal(requests, answers(stack.http, requests, len(requests)), expected)
+    return time.monotonic() - begin
+
+
+def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
+    delay = 0.3
+    slow = Drafter(write_script(tmp_path / "slow", [*known_texts(), {"delay_ms": round(1000 * delay)}]))
+    with Stack(TRAINED) as plain, SpeculatingStack([slow], ["--policy", "prefix"]) as stack:
+        metrics = stack.verifier_metrics
+        requests, expected = REQUESTS[:8], expected[:8]
+        timed(plain, requests, expected)
+        while fallbacks(metrics, "cost") < 500:
+            timed(stack, requests, expected)  # it learns
+        before, pairs = metrics.read(), []
+
+        def ratio():
+            """Of the throughputs, in the rounds that others on the machine disturbed least."""
+            without, with_it = (sum(sorted(times)[:len(pairs) // 4]) for times in zip(*pairs))
+            return without / with_it
+
+        while len(pairs) < 12 or (ratio() < 0.95 and len(pairs) < 60):
+            pairs.append((timed(plain, requests, expected), timed(stack, requests, expected)))
+        assert ratio() >= 0.95, pairs
+        # Rounds that waited for drafts, which the fastest hide.
+        after = metrics.read()
+        waited = delay * (rounds_awaited(after) - rounds_awaited(before))
+        assert waited <= 0.05 * sum(with_it for _, with_it in pairs), pairs
+        assert after.sum(FALLBACK, reason="cost") > before.sum(FALLBACK, reason="cost")
+
+
+# --- F4: now and then every kind of wrong answer, from a drafter that is right otherwise
+
+# kind -> what the verifier says about it: (metric, labels).
+LIES = {
+    "too_many_tokens": (PROTOCOL, {"check": "token_count"}),
+    "no_tokens": (PROTOCOL, {"check": "token_count"}),
+    "id_beyond_vocab": (PROTOCOL, {"check": "token_id"}),
+    "negative_id": (PROTOCOL, {"check": "token_id"}),
+    "nan_confidence": (PROTOCOL, {"check": "confidence"}),
+    "wrong_epoch": (FALLBACK, {"reason": "stale"}),
+    "stale_length": (FALLBACK, {"reason": "stale"}),
+    "wrong_anchor": (FALLBACK, {"reason": "stale"}),
+    "wrong_round": (FALLBACK, {"reason": "stale"}),
+    "unknown_sequence": (FALLBACK, {"reason": "timeout"}),
+    "number_gap": (ENDED, {"reason": "protocol"}),
+    "credit_falls": (ENDED, {"reason": "protocol"}),
+    "flood": (ENDED, {"reason": "protocol"}),
+    "silence": (FALLBACK, {"reason": "timeout"}),
+    "out_of_sync": ("tandem_out_of_sync_total", {"stream": "speculate"}),
+}
+
+
+@pytest.fixture(scope="module")
+def greedy():
+    """Requests that known_texts() is right about, and their answers."""
+    requests = [("/v1/chat/completions", {"model": "default", "messages": [{"role": "user", "content": example["user"]}],
+                                          "temperature": 0, "max_tokens": 100}, True)
+                for example in golden_json("drafters/trained_pair/greedy_examples.json")]
+    with Stack(TRAINED) as stack:
+        return requests, answers(stack.http, requests, 8)
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_a_drafter_that_lies_in_every_tenth_batch(greedy, tmp_path, kind):
+    requests, expected = greedy
+    head = {"block_size": 7, "vocab_size": 260, "confidence": 20}
+    script = write_script(tmp_path / "lies", [head, *known_texts(), {"misbehave": kind, "every": 10}])
+    metric, labels = LIES[kind]
+    with (SpeculatingStack([Drafter(script)], ["--policy", "fixed:7"]) as stack,
+          Streams(stack.http, requests, expected, CLIENTS) as running):
+        metrics = stack.verifier_metrics
+        wait_until(lambda: metrics.read().sum(metric, **labels) >= 2, f"{metric} counts {kind}")
+        assert accepted(metrics) > 0
+        wait_until_used(metrics, more=50)
+        running.check()
+
+
+def test_a_drafter_that_lies_about_its_projection_is_refused(expected, tmp_path):
+    script = write_script(tmp_path / "lies", [*known_texts(), {"misbehave": "wrong_projection"}])
+    with Drafter(script) as drafter, Stack(TRAINED, ["--drafter", drafter.address, "--policy", "fixed:7"]) as stack:
+        metrics = stack.verifier_metrics
+        with streams(stack, expected) as running:
+            wait_until(lambda: metrics.read().sum(ENDED, reason="protocol") >= 3, "refused again and again")
+            running.check()
+        assert fallbacks(metrics, "drafter_down") > 0, "no stream had missed it"
+        assert speculation(metrics.read()) == (0, 0, 0)
+
+
+# --- another drafter, or something else, at the same address
+
+
+def test_a_drafter_is_replaced_by_another_version_of_its_model(expected, tmp_path):
+    drafter = Drafter()
+    with SpeculatingStack([drafter], ["--policy", "fixed:7"]) as stack, streams(stack, expected) as running:
+        metrics = stack.verifier_metrics
+        wait_until_used(metrics)
+        with nothing_left(stack.verifier.pid, metrics):
+            for version in range(2):
+                no_rows = fallbacks(metrics, "no_rows")
+                model = with_other_projection(TRAINED_DRAFTER, tmp_path / "other") if version == 0 else TRAINED_DRAFTER
+                drafter.command(model)
+                running.take_longest_gap()
+                drafter.kill()
+                drafter.start()
+                wait_until_used(metrics, timeout=BACK)
+                # Of those that ran on, whose rows were of the other projection.
+                assert fallbacks(metrics, "no_rows") > no_rows, "no stream was hit"
+                assert running.take_longest_gap() < LONGEST_PAUSE
+            running.check()
+
+
+@contextlib.contextmanager
+def garbage_at(address):
+    """A server that says something else than gRPC to whoever comes; yields a list with an entry for each."""
+    host, port = address.rsplit(":", 1)
+    came = []
+    with socket.create_server((host, int(port))) as server:
+        def run():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                came.append(1)
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(os.urandom(65536))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield came
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def test_garbage_at_the_drafters_address(expected):
+    drafter = Drafter()
+    with SpeculatingStack([drafter], ["--policy", "fixed:7"]) as stack, streams(stack, expected) as running:
+        metrics = stack.verifier_metrics
+        wait_until_used(metrics)
+        with nothing_left(stack.verifier.pid, metrics):
+            running.take_longest_gap()
+            drafter.kill()
+            with garbage_at(drafter.address) as came:
+                wait_until(lambda: len(came) >= 4, "the verifier has come for more than once")
+                assert fallbacks(metrics, "drafter_down") > 0
+                running.check()
+            drafter.start()
+            wait_until_used(metrics, timeout=BACK)
+            assert running.take_longest_gap() < LONGEST_PAUSE
+            running.check()
+
+
+# --- verifiers with a drafter
+
+
+def test_kill_9_of_the_verifier_in_the_middle_of_drafted_streams(expected):
+    flags = ("--drafter", TRAINED_DRAFTER, "--set", "verifier.policy=fixed:7")
+    with Up(TRAINED, *flags) as up, concurrent.futures.ThreadPoolExecutor(len(REQUESTS)) as pool:
+        found = [pool.submit(answers, up.http, [request], 1) for request in REQUESTS]
+        victim = up.child("verifier")
+        wait_until(lambda: accepted(up.verifier_metrics) > 200, "drafts are used", interval=0.005)
+        running = up.verifier_metrics.read().sum("tandem_sequences_running")
+        os.kill(victim, signal.SIGKILL)
+        assert running > 0
+        drafter = up.drafter_metrics
+        wait_until(lambda: drafter.read().sum("tandem_drafter_streams") == 0, "the drafter sees that it is gone")
+        wait_until(lambda: drafter.read().sum("tandem_drafter_sequences") == 0, "and forgets its sequences")
+        assert_equal(REQUESTS, [future.result(timeout=60)[0] for future in found], expected)
+        assert up.gateway_metrics.read().sum("tandem_failovers_total") > 0, "no stream was hit"
+        # The new one, whose counters began at 0.
+        wait_until(lambda: up.verifier_metrics.read().sum("tandem_drafter_up") == 1, "drafter connected", BACK)
+        assert_equal(REQUESTS[:8], answers(up.http, REQUESTS[:8], 8), expected[:8])
+        assert accepted(up.verifier_metrics) > 0
+        assert not rings(victim)
+
+
+def test_two_verifiers_share_a_drafter_and_one_is_killed(expected):
+    with Drafter() as drafter:
+        flags = ["--drafter", drafter.address, "--policy", "fixed:7", "--threads", "1"]
+        with (Stack(TRAINED, flags) as first, Stack(TRAINED, flags) as second, streams(second, expected) as running):
+            with streams(first, expected) as other:
+                for stack in (first, second):
+                    wait_until_used(stack.verifier_metrics)
+                # Both ask for about as much; neither gets much more than the other.
+                begin = [accepted(stack.verifier_metrics) for stack in (first, second)]
+                wait_until(lambda: accepted(first.verifier_metrics) > begin[0] + 3000
+                           or accepted(second.verifier_metrics) > begin[1] + 3000, "3000 drafts accepted")
+                shares = [accepted(stack.verifier_metrics) - b for stack, b in zip((first, second), begin)]
+                assert max(shares) < 3 * min(shares), shares
+                other.check()
+            first.wait_until_idle()
+            with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+                lost = [pool.submit(answers, first.http, REQUESTS[i:i + 4], 1) for i in range(CLIENTS)]
+                wait_until(lambda: first.verifier_metrics.read().sum("tandem_sequences_running") > 0, "a stream runs")
+                running.take_longest_gap()
+                assert drafter.metrics.read().sum("tandem_drafter_streams") == 2
+                first.verifier.kill()
+                first.gateway.kill()  # nobody restarts the verifier
+                for future in lost:
+                    assert future.exception(timeout=30) is not None
+            wait_until(lambda: drafter.metrics.read().sum("tandem_drafter_streams") == 1, "the drafter sees it")
+            wait_until_used(second.verifier_metrics, timeout=BACK)
+            assert running.take_longest_gap() < LONGEST_PAUSE
+            running.check()
+        wait_until(lambda: drafter.metrics.read().sum("tandem_drafter_sequences") == 0, "no sequence left")
+        assert not rings(first.verifier.pid)
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_of_two_drafters_one_takes_over_for_the_other(expected, fault):
+    drafters = [Drafter(), Drafter()]
+    with SpeculatingStack(drafters, ["--policy", "fixed:7"]) as stack, streams(stack, expected, 8) as running:
+        metrics = stack.verifier_metrics
+
+        def drafts(index):
+            return drafters[index].metrics.read().sum("tandem_drafter_drafts_total")
+
+        for index in range(2):
+            begin = drafts(index)
+            wait_until(lambda: drafts(index) > begin + 50, f"drafter {index} is used")
+        with nothing_left(stack.verifier.pid, metrics):
+            running.take_longest_gap()
+            os.kill(drafters[0].pid, fault)
+            if fault == signal.SIGKILL:
+                wait_until(lambda: metrics.read().sum("tandem_drafter_up") == 1, "one is left")
+            else:
+                wait_until(lambda: metrics.read().sum("tandem_breaker_state", state="open") == 1, "its breaker opens")
+            wait_until(lambda: drafters[1].metrics.read().sum("tandem_drafter_sequences") >= 5, "its sequences move")
+            wait_until_used(metrics, timeout=BACK)
+            running.check()
+            assert running.take_longest_gap() < LONGEST_PAUSE
+            if fault == signal.SIGKILL:
+                drafters[0].kill()
+                drafters[0].start()
+            else:
+                os.kill(drafters[0].pid, signal.SIGCONT)
+            begin = drafts(0)
+            wait_until(lambda: drafts(0) > begin + 50, "the first is used again", BACK)
+            running.check()
