@@ -123,10 +123,6 @@ def test_a_drafter_that_hangs_for_10_s(expected, policy):
 # --- F3
 
 
-def rounds_awaited(scrape):
-    return scrape.sum("tandem_draft_wait_seconds_count") + scrape.sum(FALLBACK, reason="timeout")
-
-
 def timed(stack, requests, expected):
     begin = time.monotonic()
     assert_equal(requests, answers(stack.http, requests, len(requests)), expected)
@@ -136,27 +132,35 @@ def timed(stack, requests, expected):
 def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
     delay = 0.3
     slow = Drafter(write_script(tmp_path / "slow", [*known_texts(), {"delay_ms": round(1000 * delay)}]))
-    with Stack(TRAINED) as plain, SpeculatingStack([slow], ["--policy", "prefix"]) as stack:
+    requests, expected = REQUESTS[:8], expected[:8]
+    # One verifier with and without its drafter in turn: two that should be equal differ by more on a busy machine.
+    with SpeculatingStack([slow], ["--policy", "prefix", "--threads", "1"]) as stack:
         metrics = stack.verifier_metrics
-        requests, expected = REQUESTS[:8], expected[:8]
-        timed(plain, requests, expected)
         while fallbacks(metrics, "cost") < 500:
             timed(stack, requests, expected)  # it learns
-        before, pairs = metrics.read(), []
+        with_it, without, awaited = [], [], 0
 
         def ratio():
             """Of the throughputs, in the rounds that others on the machine disturbed least."""
-            without, with_it = (sum(sorted(times)[:len(pairs) // 4]) for times in zip(*pairs))
-            return without / with_it
+            return sum(sorted(without)[:2]) / sum(sorted(with_it)[:2])
 
-        while len(pairs) < 12 or (ratio() < 0.95 and len(pairs) < 60):
-            pairs.append((timed(plain, requests, expected), timed(stack, requests, expected)))
-        assert ratio() >= 0.95, pairs
+        while len(with_it) < 12 or (ratio() < 0.95 and len(with_it) < 60):
+            cost, before = fallbacks(metrics, "cost"), rounds_awaited(metrics)
+            with_it.append(timed(stack, requests, expected))
+            awaited += rounds_awaited(metrics) - before
+            assert fallbacks(metrics, "cost") > cost, "no stream had the choice"
+            slow.kill()
+            wait_until(lambda: metrics.read().sum("tandem_drafter_up") == 0, "the drafter gone")
+            without.append(timed(stack, requests, expected))
+            slow.start()
+            stack.wait_for_drafters(1)
+        assert ratio() >= 0.95, (with_it, without)
         # Rounds that waited for drafts, which the fastest hide.
-        after = metrics.read()
-        waited = delay * (rounds_awaited(after) - rounds_awaited(before))
-        assert waited <= 0.05 * sum(with_it for _, with_it in pairs), pairs
-        assert after.sum(FALLBACK, reason="cost") > before.sum(FALLBACK, reason="cost")
+        assert delay * awaited <= 0.05 * sum(with_it), (awaited, with_it)
+
+
+def rounds_awaited(metrics):
+    return metrics.read().sum("tandem_draft_wait_seconds_count") + fallbacks(metrics, "timeout")
 
 
 # --- F4: now and then every kind of wrong answer, from a drafter that is right otherwise
