@@ -83,7 +83,8 @@ class PairLink final : public verifier::DrafterLink {
       }
     }
   }
-  std::function<void(const speculation::DraftBatch&)> on_batch;
+  // Sees, and may change, what goes to the verifier.
+  std::function<void(speculation::DraftBatch&)> on_batch;
 
  private:
   drafter::DraftEngine& drafter_;
