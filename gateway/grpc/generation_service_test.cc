@@ -108,7 +108,7 @@ class GenerationServiceTest : public testing::Test {
 
 Delta MakeDelta(int choice, int first, const std::string& text, std::vector<int> ids) {
   Delta delta{choice, first, text, {}};
-  for (const int id : ids) delta.tokens.push_back({id, "x", std::nullopt, {}});
+  for (const int id : ids) delta.tokens.push_back({id, false, "x", std::nullopt, {}});
   return delta;
 }
 
