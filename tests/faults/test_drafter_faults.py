@@ -5,6 +5,7 @@ once it is back its drafts are used again within 5 s. Each case shows from /metr
 import concurrent.futures
 import contextlib
 import os
+import pathlib
 import signal
 import socket
 import threading
@@ -201,13 +202,16 @@ def test_a_drafter_that_lies_in_every_tenth_batch(greedy, tmp_path, kind):
     head = {"block_size": 7, "vocab_size": 260, "confidence": 20}
     script = write_script(tmp_path / "lies", [head, *known_texts(), {"misbehave": kind, "every": 10}])
     metric, labels = LIES[kind]
-    with (SpeculatingStack([Drafter(script)], ["--policy", "fixed:7"]) as stack,
-          Streams(stack.http, requests, expected, CLIENTS) as running):
-        metrics = stack.verifier_metrics
-        wait_until(lambda: metrics.read().sum(metric, **labels) >= 2, f"{metric} counts {kind}")
-        assert accepted(metrics) > 0
-        wait_until_used(metrics, more=50)
-        running.check()
+    with SpeculatingStack([Drafter(script)], ["--policy", "fixed:7"]) as stack:
+        metrics, before = stack.verifier_metrics, descriptors(stack.verifier.pid)
+        with Streams(stack.http, requests, expected, CLIENTS) as running:
+            wait_until(lambda: metrics.read().sum(metric, **labels) >= 2, f"{metric} counts {kind}")
+            assert accepted(metrics) > 0
+            wait_until_used(metrics, more=50)
+            running.check()
+        stack.wait_until_idle()
+        wait_until(lambda: descriptors(stack.verifier.pid) <= before, "descriptors back")
+        wait_until(lambda: not rings(stack.verifier.pid), "no shared memory left")
 
 
 def test_a_drafter_that_lies_about_its_projection_is_refused(expected, tmp_path):
@@ -226,21 +230,23 @@ def test_a_drafter_that_lies_about_its_projection_is_refused(expected, tmp_path)
 
 def test_a_drafter_is_replaced_by_another_version_of_its_model(expected, tmp_path):
     drafter = Drafter()
-    with SpeculatingStack([drafter], ["--policy", "fixed:7"]) as stack, streams(stack, expected) as running:
+    versions = [with_other_projection(TRAINED_DRAFTER, tmp_path / "other"), TRAINED_DRAFTER]
+    with SpeculatingStack([drafter], ["--policy", "fixed:7"]) as stack, streams(stack, expected, 8) as running:
         metrics = stack.verifier_metrics
         wait_until_used(metrics)
         with nothing_left(stack.verifier.pid, metrics):
-            for version in range(2):
-                no_rows = fallbacks(metrics, "no_rows")
-                model = with_other_projection(TRAINED_DRAFTER, tmp_path / "other") if version == 0 else TRAINED_DRAFTER
-                drafter.command(model)
+            for version in 2 * versions:
+                down = fallbacks(metrics, "drafter_down")
+                drafter.command(version)
                 running.take_longest_gap()
                 drafter.kill()
                 drafter.start()
                 wait_until_used(metrics, timeout=BACK)
-                # Of those that ran on, whose rows were of the other projection.
-                assert fallbacks(metrics, "no_rows") > no_rows, "no stream was hit"
+                assert pathlib.Path(version).name in drafter.metrics.read().by_label("tandem_model_info", "name")
+                assert fallbacks(metrics, "drafter_down") > down, "no stream was hit"
                 assert running.take_longest_gap() < LONGEST_PAUSE
+            # Streams that ran on had rows of the other projection. One time or the other none may have been running.
+            assert fallbacks(metrics, "no_rows") > 0
             running.check()
 
 
@@ -311,6 +317,7 @@ def test_kill_9_of_the_verifier_in_the_middle_of_drafted_streams(expected):
 
 def test_two_verifiers_share_a_drafter_and_one_is_killed(expected):
     with Drafter() as drafter:
+        before = descriptors(drafter.pid)
         flags = ["--drafter", drafter.address, "--policy", "fixed:7", "--threads", "1"]
         with (Stack(TRAINED, flags) as first, Stack(TRAINED, flags) as second, streams(second, expected) as running):
             with streams(first, expected) as other:
@@ -338,6 +345,7 @@ def test_two_verifiers_share_a_drafter_and_one_is_killed(expected):
             assert running.take_longest_gap() < LONGEST_PAUSE
             running.check()
         wait_until(lambda: drafter.metrics.read().sum("tandem_drafter_sequences") == 0, "no sequence left")
+        wait_until(lambda: descriptors(drafter.pid) <= before, "the drafter's descriptors back")
         assert not rings(first.verifier.pid)
 
 
