@@ -1,7 +1,8 @@
 // Keeps one Speculate stream open to each configured drafter, and hands what comes to the step loop.
 //
-// A stream that ends is opened again after a pause: 0.1 s doubling to 5 s, jittered, 30 s if the two did not
-// fit each other. The verifier serves without drafters as well; nothing here holds it up.
+// A stream that ends is opened again after a pause: 0.1 s doubling to 3 s, jittered, so that a drafter is
+// used within 5 s of its return however long it was away; 30 s if the two did not fit each other. The
+// verifier serves without drafters as well; nothing here holds it up.
 //
 // Thread-safe. Borrows everything until destroyed; the step loop must outlive it.
 #pragma once
@@ -30,7 +31,7 @@ struct DrafterEndpoint {
 class DrafterConnections {
  public:
   static constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
-  static constexpr absl::Duration kLongestPause = absl::Seconds(5);
+  static constexpr absl::Duration kLongestPause = absl::Seconds(3);
   static constexpr absl::Duration kMisfitPause = absl::Seconds(30);
 
   // Starts connecting. The order of endpoints is the engine's numbering of drafters.
