@@ -66,6 +66,7 @@ class PairLink final : public verifier::DrafterLink {
   }
   void SendFeed(speculation::Feed feed) override {
     if (!open_) return;
+    if (on_feed) on_feed(feed);
     feed.number = ++next_number_;
     feed.rows = std::exchange(rows_, {});
     const absl::Status status = drafter_.ApplyFeed(stream_, std::move(feed));
@@ -83,7 +84,8 @@ class PairLink final : public verifier::DrafterLink {
       }
     }
   }
-  // Sees, and may change, what goes to the verifier.
+  // See, and may change, what goes to the drafter and to the verifier.
+  std::function<void(speculation::Feed&)> on_feed;
   std::function<void(speculation::DraftBatch&)> on_batch;
 
  private:

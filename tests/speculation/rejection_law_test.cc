@@ -7,7 +7,9 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "common/formats/test_files.h"
 #include "common/models/model_driver.h"
@@ -55,16 +57,14 @@ void ExpectSameLaw(const SampleCounts& got, const SampleCounts& want) {
   EXPECT_GT(c.degrees_of_freedom, 10);
   EXPECT_GT(c.p_value, kLevel) << "chi-square " << c.statistic << " of " << c.degrees_of_freedom
                                << " degrees";
-  std::cout << "chi-square " << c.statistic << " of " << c.degrees_of_freedom << " degrees, p " << c.p_value
-            << std::endl;
 }
 
 // Found now, and with samples of this size nearly always.
 void ExpectOtherLaw(const LawComparison& c) {
   EXPECT_LT(c.p_value, kLevel) << "chi-square " << c.statistic << " of " << c.degrees_of_freedom
                                << " degrees";
-  EXPECT_GT(sampling::Power(sampling::LeastNoncentrality(c), c.degrees_of_freedom, kLevel), kPower);
-  std::cout << "chi-square " << c.statistic << " of " << c.degrees_of_freedom << " degrees" << std::endl;
+  EXPECT_GT(sampling::Power(sampling::LeastNoncentrality(c), c.degrees_of_freedom, kLevel), kPower)
+      << "chi-square " << c.statistic << " of " << c.degrees_of_freedom << " degrees";
 }
 
 // dspark.md 6.5, with the functions in service: drafts of q, windows by ChooseWindows, acceptance by
@@ -240,9 +240,6 @@ TEST_F(TrainedPairLaw, IsTheTargetsUnlessWhoChecksLooksAtTheToken) {
   for (const char* policy : {"prefix", "threshold:0.5"}) {
     SCOPED_TRACE(policy);
     ExpectSameLaw(Sample(policy), off);
-    std::cout << policy << " windows";
-    for (int n : windows_) std::cout << " " << n;
-    std::cout << std::endl;
     // It does cut, and not everything.
     EXPECT_GT(NumWindows(0, 0), kSamples / 20);
     EXPECT_GT(NumWindows(1, kRoom + 1), kSamples / 20);
