@@ -28,6 +28,7 @@ class FakeDrafter final : public DrafterLink {
     double forgetful = 0;            // chance that a sequence's context is gone
     double garbled = 0;              // chance that an answer names another state
     bool rows = true;                // conditions on rows
+    bool laws = false;               // sends what it drew from: each draft for certain
     int64_t rows_at_once = 1 << 20;  // credit beyond what it has taken
     int max_sequences = 1000;
   };
@@ -194,6 +195,7 @@ class FakeDrafter final : public DrafterLink {
       const bool right = text != nullptr && at < text->size() && Chance(behaviour.right);
       draft.tokens.push_back(right ? (*text)[at] : static_cast<int32_t>(random_() % FakeModel::kVocab));
       draft.confidence_logits.push_back(right ? 2.0f : -2.0f);
+      if (behaviour.laws) draft.distributions.push_back({{draft.tokens.back(), 1.0f}});
     }
     if (Chance(behaviour.garbled)) {
       switch (random_() % 4) {

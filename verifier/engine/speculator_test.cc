@@ -232,6 +232,52 @@ TEST(SpeculationTest, AWaitEndsByItselfAtTheTimeout) {
   EXPECT_EQ(setup.engine->stats().generated_tokens, before + 1);
 }
 
+// Texts differ from run to run with rejection; what every report and every text must keep does not.
+TEST(SpeculationTest, RejectionKeepsToTheRequestsThroughPreemptionAndLateDrafts) {
+  EngineOptions options = SpeculationOptionsOf("fixed:5", 40);
+  options.speculation.acceptance = speculation::AcceptanceMode::kRejection;
+  Bench setup(options);
+  FakeDrafter drafter(0, {.late = 0.2, .forgetful = 0.02, .laws = true}, 13);
+  drafter.Tell(Texts());
+  ASSERT_TRUE(setup.engine->OpenDrafter(0, drafter.NewStream()).ok());
+  FakeGateway gateway(*setup.engine, 1);
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < kRequests; ++i) ids.push_back(gateway.Submit(MixedRequest(i)));
+  RunToEnd(*setup.engine, {&gateway}, [&] {
+    setup.clock.Advance(absl::Milliseconds(50));
+    drafter.Deliver(*setup.engine, setup.clock.Now());
+  });
+  int num_stopped = 0;
+  for (int i = 0; i < kRequests; ++i) {
+    SCOPED_TRACE(i);
+    const Admission request = MixedRequest(i);
+    const Outcome& outcome = gateway.outcome(ids[i]);
+    const auto is_stop = [&](int32_t token) {
+      return std::ranges::find(request.stop_token_ids, token) != request.stop_token_ids.end();
+    };
+    const auto stop = std::ranges::find_if(outcome.output, is_stop);
+    if (outcome.end == SequenceEnd::kStop) {
+      EXPECT_EQ(stop, outcome.output.end() - 1) << "goes on behind a stop token";
+      EXPECT_GT(static_cast<int32_t>(outcome.output.size()), request.min_tokens);
+      ++num_stopped;
+    } else {
+      EXPECT_EQ(outcome.end, SequenceEnd::kLength) << outcome.error;
+      EXPECT_EQ(static_cast<int32_t>(outcome.output.size()), request.max_tokens);
+    }
+    EXPECT_EQ(outcome.logprobs.size(), request.num_logprobs ? outcome.output.size() : 0);
+    for (const float logprob : outcome.logprobs) {
+      EXPECT_LE(logprob, 0);
+      EXPECT_TRUE(std::isfinite(logprob));
+    }
+  }
+  const EngineStats stats = setup.engine->stats();
+  EXPECT_GT(num_stopped, 0);
+  EXPECT_GT(stats.preemptions, 0);
+  EXPECT_GT(stats.accepted, 50);
+  EXPECT_GT(stats.checked, stats.accepted);
+  EXPECT_EQ(stats.blocks_free + stats.blocks_cached, stats.blocks_total);
+}
+
 // A model whose steps take time: 10 ms alone, a quarter more while somebody drafts.
 class TimedModel final : public testing::FakeModel {
  public:
