@@ -94,6 +94,8 @@ struct Rule {
   speculation::AcceptanceMode mode;
   bool argmax;
 };
+constexpr int kTogether = 16;  // sequences; prompts in turn, from the start again if need be
+
 constexpr Rule kRules[] = {{"coupled", speculation::AcceptanceMode::kCoupled, false},
                            {"rejection", speculation::AcceptanceMode::kRejection, false},
                            {"argmax", speculation::AcceptanceMode::kCoupled, true}};
@@ -101,7 +103,7 @@ constexpr Rule kRules[] = {{"coupled", speculation::AcceptanceMode::kCoupled, fa
 absl::StatusOr<Tau> Measure(const BenchOptions& options, const Rule& rule, const Category& category,
                             models::Model& model, drafter::DraftModel& draft_model, ThreadPool& pool) {
   verifier::EngineOptions engine_options;
-  engine_options.max_sequences = 16;
+  engine_options.max_sequences = kTogether;
   engine_options.max_draft_tokens = draft_model.info().block_size;
   engine_options.speculation.num_drafters = 1;
   engine_options.speculation.policy = {.kind = verifier::PolicyKind::kFixed,
@@ -122,7 +124,8 @@ absl::StatusOr<Tau> Measure(const BenchOptions& options, const Rule& rule, const
   uint64_t number = 0;
   for (int pass = 0; tau.rounds < options.rounds; ++pass) {
     verifier::testing::FakeGateway gateway(*engine, pass + 1);
-    for (const auto& prompt : category.prompts) {
+    for (int i = 0; i < kTogether; ++i) {
+      const auto& prompt = category.prompts[number % category.prompts.size()];
       verifier::Admission request;
       request.tokens = prompt;
       request.prompt_length = static_cast<int32_t>(prompt.size());
