@@ -1,6 +1,7 @@
 #include "verifier/engine/step_engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "common/base/status.h"
