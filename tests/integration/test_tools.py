@@ -1,0 +1,145 @@
+"""The user's tools of speculation, each as a user would call it, on the small trained pair."""
+
+import json
+import re
+import subprocess
+import xml.etree.ElementTree
+
+import pytest
+from harness import http
+from harness.paths import GOLDEN, TRAINED, binary
+from harness.processes import Up
+
+DRAFTER = str(GOLDEN / "drafters/trained_pair/drafter")
+PAIR = ["--model", TRAINED, "--drafter", DRAFTER]
+QUESTIONS = ["Tell me about Ben.", "Tell me about Anna.", "Who lives in Oslo?"]
+GREEN = re.compile("\x1b\\[32m(.*?)\x1b\\[0m", re.S)
+
+
+def tandem(*arguments, code=0, text=""):
+    """Runs the command; its stdout. AssertionError with both outputs if the exit code is another."""
+    done = subprocess.run([binary("tandem"), *arguments], input=text, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "questions.jsonl"
+    path.write_text("".join(json.dumps({"turns": [question]}) + "\n" for question in QUESTIONS))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def drafted():
+    with Up(TRAINED, "--drafter", DRAFTER, "--set", "verifier.policy=fixed:4",
+            "--set", "gateway.per-request-spec-decode-metrics=summary") as up:
+        yield up
+
+
+def test_answers_carry_metrics_of_speculation_as_vllm_names_them(drafted):
+    body = http.chat(drafted.http, QUESTIONS[0], temperature=0, max_tokens=64, ignore_eos=True).json()
+    metrics = body["metrics"]["speculative_decoding"]
+    steps = sum(metrics["acceptance_histogram"])
+    accepted = sum(j * count for j, count in enumerate(metrics["acceptance_histogram"]))
+    assert steps == metrics["num_spec_steps"] > 0
+    assert accepted == metrics["num_accepted_draft_tokens"] > 0
+    assert accepted < metrics["num_draft_tokens"] <= metrics["num_proposed_tokens"]
+    assert metrics["mean_acceptance_length"] == pytest.approx(1 + accepted / steps)
+    assert metrics["draft_acceptance_rate"] == pytest.approx(accepted / metrics["num_draft_tokens"])
+    # Every token but the prefill's comes from a step, drafted or not.
+    assert steps + accepted <= body["usage"]["completion_tokens"]
+
+
+def test_drafted_spans_lie_in_the_text_and_change_nothing(drafted):
+    fields = {"model": "default", "temperature": 0, "max_tokens": 64, "ignore_eos": True,
+              "messages": [{"role": "user", "content": QUESTIONS[0]}]}
+    whole = http.post(drafted.http, "/v1/chat/completions", fields).json()["choices"][0]["message"]["content"]
+    text, spans, metrics = "", 0, None
+    options = {"stream_options": {"include_usage": True, "include_drafts": True}}
+    with http.EventStream(drafted.http, "/v1/chat/completions", {**fields, **options}) as events:
+        for event in events:
+            metrics = event.get("metrics", metrics)
+            for choice in event["choices"]:
+                content = choice["delta"].get("content", "")
+                text += content
+                for begin, end in choice.get("drafted_spans", []):
+                    assert 0 <= begin < end <= len(content.encode())
+                    content.encode()[begin:end].decode()
+                    spans += 1
+    assert text == whole
+    assert spans > 0 and metrics["speculative_decoding"]["num_accepted_draft_tokens"] >= spans
+
+
+def test_chat_colours_drafts_and_says_how_many_stood(drafted):
+    command = [binary("tandem"), "chat", "--http", drafted.http, "--temperature", "0", "--max-tokens", "40"]
+    plain = subprocess.run(command, input=QUESTIONS[0] + "\n", capture_output=True, text=True, timeout=60, check=True)
+    shown = subprocess.run([*command, "--show-drafts"], input=QUESTIONS[0] + "\n", capture_output=True, text=True,
+                           timeout=60, check=True)
+    assert "\x1b" not in plain.stdout
+    assert GREEN.search(shown.stdout)
+    assert GREEN.sub(r"\1", shown.stdout) == plain.stdout
+    assert re.search(r"tokens/s, first after \d+ ms, \d+ % of \d+ drafts accepted, \d\.\d tokens a step\]", plain.stderr)
+
+
+def test_bench_compares_policies(prompts, tmp_path):
+    figures, plot = tmp_path / "figures.json", tmp_path / "figures.svg"
+    out = tandem("bench", *PAIR, "--compare", "off,fixed:4", "--prompts", prompts, "--rounds", "2", "--max-tokens", "64",
+                 "--json", str(figures), "--plot", str(plot))
+    assert "6 of 6 texts are the same under all policies" in out
+    off, fixed = json.loads(figures.read_text())["policies"]
+    assert (off["policy"], fixed["policy"]) == ("off", "fixed:4")
+    assert off["runs"] == fixed["runs"] == 6
+    assert off["speed_up"]["p50"] == 1 and off["mean_window"] == off["acceptance"] == 0
+    assert fixed["mean_accepted_length"] > 1 and 0 < fixed["mean_window"] <= 4 and 0 < fixed["acceptance"] < 1
+    assert off["verify_ratio"] == 1 and fixed["verify_ratio"] > 0
+    assert all(0 <= policy["hand_over_share"] < 1 for policy in (off, fixed))
+    texts = [node.text for node in xml.etree.ElementTree.parse(plot).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"off", "fixed:4"} <= set(texts)
+
+
+def test_bench_names_a_bad_policy(prompts):
+    done = subprocess.run([binary("tandem"), "bench", "--compare", "off,sometimes"], capture_output=True, text=True,
+                          timeout=30)
+    assert done.returncode == 2 and "--compare" in done.stderr and "sometimes" in done.stderr
+
+
+def test_lossless_is_shown_with_faults(prompts):
+    out = tandem("verify-lossless", *PAIR, "--prompts", prompts, "--policy", "fixed:3", "--policy", "prefix")
+    assert out.splitlines()[-2].startswith("Shown: ")
+    assert re.search(r"^fixed:3 +6/6 +6/6 +(\d+)/\1 ", out, re.M)
+
+
+def test_lossless_is_not_shown_where_nothing_was_drafted(prompts):
+    out = tandem("verify-lossless", *PAIR, "--prompts", prompts, "--policy", "off", code=1)
+    assert "NOT SHOWN: no draft was accepted" in out and "DIFFERENT" not in out
+
+
+def test_rejection_keeps_the_law(prompts):
+    out = tandem("verify-lossless", *PAIR, "--prompts", prompts, "--acceptance", "rejection", "--samples", "600")
+    assert "Shown: no difference found" in out
+    assert "trusts the drafter's probabilities" in out
+
+
+def test_replay_gives_the_recorded_policy_its_recorded_speed(tmp_path):
+    """Two steps worked by hand: windows of 2, of which 2 and 0 stood, in 10 ms each: 4 tokens in 20 ms."""
+    table = [0.004 + 0.0005 * i for i in range(14)]
+    header = {"tandem_trace": 1, "policy": "fixed:2", "acceptance": "coupled", "block_size": 4, "numerics_id": "n",
+              "step_time": {"table_seconds": table, "num_known_points": 5, "kappa_seconds": 0.0, "pi_seconds": 0.0,
+                            "offset_seconds": 0.0}}
+    def step(accepted):
+        return {"anchors": 1, "kv_positions": 10, "prefill_tokens": 0, "max_draft_rows": 8, "draft_seconds": 0.001,
+                "utilization": 0.1, "predicted_seconds": 0.005, "real_seconds": 0.01,
+                "sequences": [{"order": 0, "drafted": True, "probe": False, "survivals": [0.8, 0.6, 0.4],
+                               "confidences": [0.8, 0.75, 0.7], "window": 2, "accepted": accepted}]}
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(json.dumps(line) + "\n" for line in (header, step(2), step(0))))
+    out = tandem("replay", str(trace), "--policy", "fixed:2", "--policy", "off", "--policy", "fixed:3")
+    rows = {re.split(r"  +", line)[0]: line.split() for line in out.splitlines() if "x " in line}
+    assert rows["recorded fixed:2"][2:] == ["200.0", "1.00x", "2.00", "2.00"]
+    assert rows["fixed:2"][1:] == ["200.0", "1.00x", "2.00", "2.00"]
+    assert rows["off"][3:] == ["0.00", "1.00"]
+    assert float(rows["fixed:3"][3]) == 3 and float(rows["fixed:3"][4]) == pytest.approx(2 + 0.4 / 0.6 / 2, abs=0.01)
+    trace.write_text(trace.read_text() + "{}\n")
+    failed = subprocess.run([binary("tandem"), "replay", str(trace)], capture_output=True, text=True, timeout=30)
+    assert failed.returncode == 1 and "trace.jsonl:4" in failed.stderr
