@@ -1,5 +1,6 @@
 #include "cli/up.h"
 
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -8,6 +9,7 @@
 #include <iostream>
 
 #include "cli/chat_session.h"
+#include "cli/one_process.h"
 #include "cli/stack_options.h"
 #include "cli/supervisor.h"
 #include "common/base/model_store.h"
@@ -32,12 +34,35 @@ absl::Status Ask(const Address& http, const std::string& question) {
   return absl::OkStatus();
 }
 
+// The one line that scripts read, and the answer to --ask.
+void ShowReady(const Address& http, const Address& grpc, const std::string& metrics, const std::string& ask) {
+  std::cout << "ready http=" << http.ToString() << " grpc=" << grpc.ToString() << " metrics=" << metrics
+            << std::endl;
+  if (ask.empty()) return;
+  if (const absl::Status status = Ask(http, ask); !status.ok())
+    std::cerr << kProgram << ": " << status.message() << "\n";
+  std::cout << "serving until Ctrl-C; try: tandem chat --http " << http.ToString() << std::endl;
+}
+
+// --one-process, until wake_fd is readable.
+int RunHere(const Supervisor::Options& options, const std::string& ask, int wake_fd) {
+  const auto engine = OneProcess::Start(options);
+  if (!engine.ok()) return ReportStartFault(kProgram, engine.status());
+  ShowReady((*engine)->http(), (*engine)->grpc(), (*engine)->metrics(), ask);
+  pollfd wake{wake_fd, POLLIN, 0};
+  while (poll(&wake, 1, -1) < 0 && errno == EINTR) {
+  }
+  (*engine)->Stop();
+  return 0;
+}
+
 }  // namespace
 
 int UpMain(int argc, const char* const* argv) {
   TerminationWaiter::BlockSignals();
   Address http{"127.0.0.1", 8000, ""}, grpc{"127.0.0.1", 8001, ""};
   std::string model = kDefaultModel, drafter = "auto", ask;
+  bool one_process = false;
   std::vector<std::string> settings;
   absl::Duration stop_timeout = absl::Seconds(45);
   OptionParser parser(
@@ -47,6 +72,8 @@ int UpMain(int argc, const char* const* argv) {
   parser.AddString("drafter", &drafter, kDrafterHelp);
   parser.AddAddress("http", &http, "where clients reach the OpenAI API; port 0: any free port");
   parser.AddAddress("grpc", &grpc, "where clients reach the gRPC API; port 0: any free port");
+  parser.AddFlag("one-process", &one_process,
+                 "all three in this process, without gRPC between them; nothing is restarted");
   parser.AddStringList("set", &settings,
                        "PROCESS.FLAG=VALUE: a flag for drafter, verifier or gateway (see their --help)");
   parser.AddDuration("stop-timeout", &stop_timeout, absl::Seconds(1), absl::Hours(1),
@@ -67,21 +94,14 @@ int UpMain(int argc, const char* const* argv) {
   if (wake_fd < 0) return ReportStartFault(kProgram, Unavailable("eventfd: {}", std::strerror(errno)));
   TerminationWaiter waiter([wake_fd](int) { eventfd_write(wake_fd, 1); });
 
+  if (one_process) return RunHere(*options, ask, wake_fd);
   Supervisor supervisor(*options);
   if (const absl::Status status = supervisor.Start(wake_fd); !status.ok()) {
     supervisor.Stop(stop_timeout);
     if (absl::IsCancelled(status)) return 0;
     return ReportStartFault(kProgram, status);
   }
-  std::cout << "ready http=" << supervisor.http().ToString() << " grpc=" << supervisor.grpc().ToString()
-            << " metrics=" << supervisor.metrics() << std::endl;
-  if (!ask.empty()) {
-    if (const absl::Status status = Ask(supervisor.http(), ask); !status.ok()) {
-      std::cerr << kProgram << ": " << status.message() << "\n";
-    }
-    std::cout << "serving until Ctrl-C; try: tandem chat --http " << supervisor.http().ToString()
-              << std::endl;
-  }
+  ShowReady(supervisor.http(), supervisor.grpc(), supervisor.metrics(), ask);
   supervisor.Run(wake_fd);
   supervisor.Stop(stop_timeout);
   return 0;

@@ -5,283 +5,22 @@
 // later cannot hurt. Stop (SIGTERM, SIGINT): not ready but serving for --drain-delay; then new streams are
 // refused, gateways are told and running sequences may end until --drain-timeout; then everything is
 // cancelled and joined, exit 0. A second signal ends the process at once.
-#include <cstdlib>
-#include <filesystem>
 #include <iostream>
-#include <memory>
 #include <optional>
-#include <string>
 
 #include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
-#include "common/base/model_store.h"
 #include "common/base/options.h"
 #include "common/base/status.h"
 #include "common/base/termination.h"
-#include "common/formats/checkpoint.h"
 #include "common/kernels/dispatch.h"
-#include "common/kernels/kv_cache.h"
-#include "common/models/model.h"
-#include "common/rpc/call_metrics.h"
-#include "common/rpc/grpc_logs.h"
-#include "common/rpc/protocol_version.h"
 #include "common/rpc/server.h"
-#include "common/speculation/local_machine.h"
-#include "common/speculation/row_ring.h"
-#include "common/telemetry/health.h"
-#include "common/telemetry/logs.h"
-#include "common/telemetry/metrics.h"
-#include "common/telemetry/metrics_server.h"
-#include "common/telemetry/watchdog.h"
-#include "common/text/tokenizer.h"
-#include "verifier/engine/step_loop.h"
-#include "verifier/engine/trace_recorder.h"
-#include "verifier/engine_metrics.h"
-#include "verifier/scheduling/step_time_cache.h"
-#include "verifier/service/drafter_connections.h"
-#include "verifier/service/run_service.h"
-#include "verifier/service/speculate_link.h"
 #include "verifier/verifier_options.h"
-#include "verifier/warm_up.h"
+#include "verifier/verifier_process.h"
 
 namespace tandem::verifier {
 namespace {
 
 constexpr char kProgram[] = "tandem-verifier";
-constexpr absl::Duration kWarmUpPatience = absl::Minutes(5);
-
-// What --check-config reads: the model's files, checked, not loaded.
-struct ModelFiles {
-  std::unique_ptr<formats::Checkpoint> checkpoint;
-  std::string tokenizer_hash;  // empty: the model has no tokenizer
-};
-
-absl::StatusOr<ModelFiles> OpenModel(const std::string& name_or_path) {
-  ASSIGN_OR_RETURN(const std::string path, ResolveModel(name_or_path));
-  ModelFiles files;
-  ASSIGN_OR_RETURN(files.checkpoint, formats::Checkpoint::Open(path));
-  ASSIGN_OR_RETURN(const formats::Checkpoint::TextSources sources, files.checkpoint->ReadTextSources());
-  if (sources.gguf != nullptr || !sources.tokenizer_json.empty()) {
-    ASSIGN_OR_RETURN(const std::unique_ptr<text::Tokenizer> tokenizer, text::Tokenizer::Create(sources));
-    files.tokenizer_hash = tokenizer->hash();
-  }
-  return files;
-}
-
-// $XDG_CACHE_HOME/tandem or ~/.cache/tandem; empty if there is no home.
-std::string CacheDirectory() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && *cache != '\0') return (std::filesystem::path(cache) / "tandem").string();
-  const char* home = std::getenv("HOME");
-  return home == nullptr || *home == '\0' ? "" : (std::filesystem::path(home) / ".cache/tandem").string();
-}
-
-// Everything of the process that outlives its loading, in the order in which it depends on each other.
-class Verifier {
- public:
-  explicit Verifier(const VerifierOptions& options)
-      : options_(options),
-        log_(options.log),
-        metrics_(kProgram),
-        engine_metrics_(metrics_, ToEngineOptions(options)),
-        trace_steps_(metrics_.AddCounters("decision_trace_steps_total",
-                                          "Steps of --trace, and those lost to a slow or broken file",
-                                          "outcome", {"written", "dropped"})),
-        calls_(metrics_, {{"/tandem.v1.Verifier/Run",
-                           {grpc::StatusCode::CANCELLED, grpc::StatusCode::INVALID_ARGUMENT,
-                            grpc::StatusCode::FAILED_PRECONDITION, grpc::StatusCode::UNAVAILABLE}}}),
-        health_({"tandem.v1.Verifier"}),
-        service_({}, metrics_, log_) {
-    rpc::SetGrpcLogger(&log_);
-    prometheus::Gauge& ready = metrics_.AddGauge("ready", "Whether the process takes work");
-    prometheus::Counter& dropped = metrics_.AddCounter("log_dropped_total", "Log lines lost");
-    metrics_.OnScrape([this, &ready, &dropped] {
-      ready.Set(health_.ready() ? 1 : 0);
-      telemetry::RaiseTo(dropped, static_cast<double>(log_.dropped()));
-    });
-  }
-  ~Verifier() {
-    engine_metrics_.Follow(nullptr);
-    rpc::SetGrpcLogger(nullptr);
-  }
-
-  // Both ports; from here on probes are answered.
-  absl::Status Bind() {
-    ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener,
-                     rpc::Listener::Bind(options_.listen, options_.insecure));
-    ASSIGN_OR_RETURN(metrics_server_, telemetry::MetricsServer::Start(options_.metrics, metrics_));
-    rpc::ServerOptions server;
-    server.max_receive_bytes = kMaxRunMessageBytes;
-    server.keepalive_time = absl::Seconds(10);
-    server.keepalive_timeout = absl::Seconds(5);
-
-    prometheus::Counter& exhausted =
-        metrics_.AddCounter("emfile_total", "Connections delayed or refused for want of descriptors");
-    ASSIGN_OR_RETURN(server_, rpc::RpcServer::Start(server, std::move(listener), {&service_}, health_,
-                                                    {.on_exhausted = [&exhausted] { exhausted.Increment(); },
-                                                     .calls = &calls_}));
-    prometheus::Gauge& connections =
-        metrics_.AddGauge("open_connections", "Client connections", {{"listener", "grpc"}});
-    metrics_.OnScrape([this, &connections] { connections.Set(server_->num_connections()); });
-    return absl::OkStatus();
-  }
-
-  absl::Status Load(ModelFiles files) {
-    const absl::Time start = absl::Now();
-    pool_ = std::make_unique<ThreadPool>(NumThreads(options_));
-    ASSIGN_OR_RETURN(model_, models::LoadModel(*files.checkpoint, ToModelOptions(options_), *pool_));
-    EngineOptions engine = ToEngineOptions(options_);
-    if (const std::string cache = CacheDirectory(); !cache.empty()) {
-      engine.step_time_cache_path =
-          StepTimeCachePath(cache, fmt::format("{}/{}/{} threads", model_->NumericsId(),
-                                               kernels::ActiveTarget(), pool_->num_threads()));
-    }
-    ASSIGN_OR_RETURN(engine_, Engine::Create(engine, *model_, *pool_, Clock::Real()));
-
-    RETURN_IF_ERROR(StartTrace());
-
-    RunIdentity identity;
-    identity.incarnation = NewIncarnation();
-    identity.model_fingerprint = files.checkpoint->Fingerprint();
-    identity.numerics_id = model_->NumericsId();
-    identity.tokenizer_hash = files.tokenizer_hash;
-    identity.vocab_size = static_cast<int32_t>(model_->config().vocab_size);
-    identity.eos_token_ids = model_->config().eos_token_ids;
-    identity.max_model_len = engine_->max_model_len();
-    identity.kv_block_positions = kernels::kKvBlockPositions;
-    identity.kv_total_blocks = engine_->kv_total_blocks();
-    identity.max_sequences = engine_->options().max_sequences;
-    identity.max_step_tokens = engine_->options().max_step_tokens;
-    if (!options_.drafters.empty()) identity.draft_block_size = engine_->options().max_draft_tokens;
-    files.checkpoint.reset();  // nothing is mapped any more
-
-    loop_ = StepLoop::Start(*engine_, Clock::Real(), [this](const StepStats& step, const EngineStats& stats) {
-      engine_metrics_.OnStep(step, stats);
-    });
-    engine_metrics_.SetMaxSequences(identity.max_sequences);
-    engine_metrics_.Follow(loop_.get());
-    watchdog_ = std::make_unique<telemetry::Watchdog>(
-        telemetry::WatchdogOptions{}, [loop = loop_.get()] { return loop->stalled_for(); }, health_);
-    RETURN_IF_ERROR(WarmUp(*loop_, kWarmUpPatience));
-    ConnectDrafters(identity);
-    service_.Open(identity, *loop_);
-    ReportLoad(identity, absl::Now() - start);
-    return absl::OkStatus();
-  }
-
-  void SetReady() { health_.SetReady(true); }
-
-  // The order: refuse, drain to a deadline, cancel, join.
-  void Stop() {
-    const bool was_ready = health_.ready();
-    log_.Info("stopping", {{"streams", service_.num_streams()}});
-    health_.SetReady(false);
-    if (was_ready) absl::SleepFor(options_.drain_delay);  // balancers see it and go elsewhere
-    service_.Drain(options_.drain_timeout);
-    server_->Shutdown(absl::ZeroDuration());
-    watchdog_.reset();
-    drafters_.reset();
-    engine_metrics_.Follow(nullptr);
-    loop_.reset();
-    log_.Info("stopped");
-  }
-
-  std::string ListeningLine() const {
-    return fmt::format("listening grpc={} metrics={}", server_->address().ToString(),
-                       metrics_server_->address().ToString());
-  }
-
- private:
-  absl::Status StartTrace() {
-    if (options_.trace.empty()) return absl::OkStatus();
-    const EngineOptions& engine = engine_->options();
-    TraceHeader header;
-    header.policy = engine.speculation.policy;
-    if (engine.speculation.num_drafters == 0) header.policy.kind = PolicyKind::kOff;
-    header.acceptance = engine.speculation.acceptance;
-    header.block_size = engine.max_draft_tokens;
-    header.numerics_id = model_->NumericsId();
-    header.step_time = engine_->step_time();
-    ASSIGN_OR_RETURN(trace_, TraceRecorder::Start(options_.trace, header, [this](const absl::Status& error) {
-                       log_.Warning("the decision trace ended", {{"error", std::string(error.message())}});
-                     }));
-    engine_->ObserveDecisions(trace_.get());
-    metrics_.OnScrape([this] {
-      telemetry::RaiseTo(trace_steps_["written"], static_cast<double>(trace_->num_written()));
-      telemetry::RaiseTo(trace_steps_["dropped"], static_cast<double>(trace_->num_dropped()));
-    });
-    return absl::OkStatus();
-  }
-
-  void ConnectDrafters(const RunIdentity& identity) {
-    if (options_.drafters.empty()) return;
-    speculation::RemoveStaleRings();  // of verifiers that were killed while they connected
-    const SpeculationOptions& speculation = engine_->options().speculation;
-    speculation::VerifierHello hello;
-    hello.protocol_major = rpc::kProtocolMajor;
-    hello.protocol_minor = rpc::kProtocolMinor;
-    hello.incarnation = identity.incarnation;
-    hello.sampling_version = rpc::kSamplingVersion;
-    hello.acceptance = speculation.acceptance;
-    hello.top_m = speculation.acceptance == speculation::AcceptanceMode::kRejection ? speculation.top_m : 0;
-    hello.target_fingerprint = identity.model_fingerprint;
-    hello.vocab_size = identity.vocab_size;
-    hello.hidden_size = static_cast<int32_t>(model_->config().hidden_size);
-    hello.num_layers = static_cast<int32_t>(model_->config().num_layers);
-    hello.max_model_len = identity.max_model_len;
-    hello.row_type = speculation.row_type;
-    const speculation::LocalMachine machine = speculation::ReadLocalMachine();
-    hello.boot_id = machine.boot_id;
-    hello.uid = machine.uid;
-    std::vector<DrafterEndpoint> endpoints;
-    for (const Address& address : options_.drafters) {
-      endpoints.push_back({NewSpeculateLink(address), address.is_local()});
-    }
-    // A drafter elsewhere does not share this machine's boot id, so the offer is harmless there.
-    hello.shared_memory = options_.row_transport != "inline";
-    drafters_ = std::make_unique<DrafterConnections>(std::move(endpoints), hello, *loop_, metrics_, log_);
-  }
-
-  void ReportLoad(const RunIdentity& identity, absl::Duration took) {
-    metrics_.AddGauge("model_load_bytes", "Packed weights in memory")
-        .Set(static_cast<double>(model_->WeightBytes()));
-    metrics_.AddGauge("model_load_seconds", "Time from opening the files to ready")
-        .Set(absl::ToDoubleSeconds(took));
-    metrics_
-        .AddGauge("model_info", "Always 1; the labels say what is served",
-                  {{"fingerprint", identity.model_fingerprint}, {"numerics_id", identity.numerics_id}})
-        .Set(1);
-    if (!options_.synthetic_acceptance.empty()) {
-      log_.Warning("synthetic acceptance is on: the text is meaningless, for benchmarks only",
-                   {{"probabilities", options_.synthetic_acceptance}});
-    }
-    log_.Info("ready", {{"numerics_id", identity.numerics_id},
-                        {"fingerprint", identity.model_fingerprint},
-                        {"max_model_len", identity.max_model_len},
-                        {"kv_blocks", identity.kv_total_blocks},
-                        {"max_num_seqs", identity.max_sequences},
-                        {"threads", pool_->num_threads()},
-                        {"load_seconds", absl::ToDoubleSeconds(took)}});
-  }
-
-  const VerifierOptions& options_;
-  telemetry::Logger log_;
-  telemetry::Metrics metrics_;
-  EngineMetrics engine_metrics_;
-  telemetry::Labelled<prometheus::Counter> trace_steps_;
-  rpc::CallMetrics calls_;
-  telemetry::Health health_;
-  std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<models::Model> model_;
-  std::unique_ptr<TraceRecorder> trace_;  // null without --trace
-  std::unique_ptr<Engine> engine_;
-  std::unique_ptr<StepLoop> loop_;
-  std::unique_ptr<DrafterConnections> drafters_;
-  RunService service_;
-  std::unique_ptr<telemetry::Watchdog> watchdog_;
-  std::unique_ptr<rpc::RpcServer> server_;
-  std::unique_ptr<telemetry::MetricsServer> metrics_server_;  // a scrape asks all of the above
-};
 
 int Main(int argc, const char* const* argv) {
   TerminationWaiter::BlockSignals();
@@ -304,7 +43,7 @@ int Main(int argc, const char* const* argv) {
   rpc::RaiseDescriptorLimit();
   absl::Notification stop;
   TerminationWaiter waiter([&stop](int) { stop.Notify(); });
-  Verifier verifier(options);
+  VerifierProcess verifier(options);
   if (const absl::Status status = verifier.Bind(); !status.ok()) return ReportStartFault(kProgram, status);
   std::cout << verifier.ListeningLine() << std::endl;
   if (const absl::Status status = verifier.Load(*std::move(files)); !status.ok()) {
