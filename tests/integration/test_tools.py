@@ -1,5 +1,6 @@
 """The user's tools of speculation, each as a user would call it, on the small trained pair."""
 
+import concurrent.futures
 import json
 import re
 import subprocess
@@ -8,7 +9,7 @@ import xml.etree.ElementTree
 import pytest
 from harness import http
 from harness.paths import GOLDEN, TRAINED, binary
-from harness.processes import Up
+from harness.processes import Up, children
 
 DRAFTER = str(GOLDEN / "drafters/trained_pair/drafter")
 PAIR = ["--model", TRAINED, "--drafter", DRAFTER]
@@ -82,6 +83,27 @@ def test_chat_colours_drafts_and_says_how_many_stood(drafted):
     assert re.search(r"tokens/s, first after \d+ ms, \d+ % of \d+ drafts accepted, \d\.\d tokens a step\]", plain.stderr)
 
 
+def test_one_process_says_the_same_while_clients_come_and_go(drafted):
+    def ask(address, seed):
+        return http.chat(address, QUESTIONS[seed % 3], temperature=0.8, seed=seed, max_tokens=64, ignore_eos=True).json()
+
+    with Up(TRAINED, "--drafter", DRAFTER, "--one-process", "--set", "verifier.policy=fixed:4",
+            "--set", "gateway.per-request-spec-decode-metrics=summary") as up, \
+            concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert not children(up.process.pid), "all in one process"
+        expected = [ask(drafted.http, seed)["choices"][0]["message"] for seed in range(16)]
+        answers = pool.map(lambda seed: ask(up.http, seed), range(16))
+        leaving = {"model": "default", "messages": [{"role": "user", "content": QUESTIONS[0]}], "max_tokens": 200,
+                   "ignore_eos": True}
+        for _ in range(4):
+            with http.EventStream(up.http, "/v1/chat/completions", leaving) as events:
+                next(events)
+        answers = list(answers)
+        assert [answer["choices"][0]["message"] for answer in answers] == expected
+        assert sum(answer["metrics"]["speculative_decoding"]["num_accepted_draft_tokens"] for answer in answers) > 0
+        assert up.process.terminate() == 0
+
+
 def test_bench_compares_policies(prompts, tmp_path):
     figures, plot = tmp_path / "figures.json", tmp_path / "figures.svg"
     out = tandem("bench", *PAIR, "--compare", "off,fixed:4", "--prompts", prompts, "--rounds", "2", "--max-tokens", "64",
@@ -143,3 +165,14 @@ def test_replay_gives_the_recorded_policy_its_recorded_speed(tmp_path):
     trace.write_text(trace.read_text() + "{}\n")
     failed = subprocess.run([binary("tandem"), "replay", str(trace)], capture_output=True, text=True, timeout=30)
     assert failed.returncode == 1 and "trace.jsonl:4" in failed.stderr
+
+
+def test_replay_reads_what_a_verifier_records(tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    with Up(TRAINED, "--drafter", DRAFTER, "--set", "verifier.policy=fixed:3", "--set", f"verifier.trace={trace}") as up:
+        http.chat(up.http, QUESTIONS[0], temperature=0, max_tokens=48, ignore_eos=True)
+        assert up.process.terminate() == 0
+    out = tandem("replay", str(trace), "--policy", "off", "--policy", "fixed:3")
+    rows = {re.split(r"  +", line)[0]: line.split() for line in out.splitlines() if "x " in line}
+    assert rows["fixed:3"][1:] == rows["recorded fixed:3"][2:]
+    assert rows["off"][3:] == ["0.00", "1.00"] and float(rows["fixed:3"][4]) > 1
