@@ -7,7 +7,7 @@ import subprocess
 import xml.etree.ElementTree
 
 import pytest
-from harness import http
+from harness import http, rpc
 from harness.paths import GOLDEN, TRAINED, binary
 from harness.processes import Up, children
 
@@ -70,6 +70,23 @@ def test_drafted_spans_lie_in_the_text_and_change_nothing(drafted):
                     spans += 1
     assert text == whole
     assert spans > 0 and metrics["speculative_decoding"]["num_accepted_draft_tokens"] >= spans
+
+
+def test_grpc_marks_drafted_tokens(drafted, protos):
+    marks, finished = [], None
+    with rpc.channel(drafted.grpc) as channel:
+        stub = protos.generation_grpc.GenerationStub(channel)
+        sampling = protos.generation.Sampling(temperature=0)
+        for response in stub.Generate(protos.chat(QUESTIONS[0], sampling=sampling, max_tokens=64, ignore_eos=True),
+                                      timeout=60):
+            if response.WhichOneof("event") == "delta":
+                delta = response.delta
+                assert len(delta.drafted) in (0, len(delta.token_ids))
+                marks += list(delta.drafted) or [False] * len(delta.token_ids)
+            elif response.WhichOneof("event") == "finished":
+                finished = response.finished
+    assert len(marks) == finished.output_tokens == 64
+    assert sum(marks) == finished.accepted_tokens == sum(j * n for j, n in enumerate(finished.steps_by_accepted)) > 0
 
 
 def test_chat_colours_drafts_and_says_how_many_stood(drafted):
