@@ -19,8 +19,9 @@ namespace {
 
 // Of one request: choice i takes its seed + i.
 constexpr int kChoices = 8;
-// Longer than what is looked at, so that windows are not cut short there.
-constexpr int kMaxTokens = 8;
+// The prefill's own, a window of three drafts and the token behind it: windows are not cut short where is
+// looked at.
+constexpr int kMaxTokens = 5;
 constexpr int kAtOnce = 4;
 
 using Counts = std::map<std::string, int64_t>;
