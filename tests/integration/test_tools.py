@@ -154,6 +154,13 @@ def test_lossless_is_not_shown_where_nothing_was_drafted(prompts):
     assert "NOT SHOWN: no draft was accepted" in out and "DIFFERENT" not in out
 
 
+def test_a_changed_text_is_found(prompts):
+    """Made-up acceptance takes drafts that the model did not choose."""
+    out = tandem("verify-lossless", *PAIR, "--prompts", prompts, "--policy", "fixed:3",
+                 "--set", "verifier.synthetic-acceptance=0.7,0.7", code=1)
+    assert "DIFFERENT under fixed:3: alone, request 0" in out and "Shown:" not in out.replace("NOT SHOWN:", "")
+
+
 def test_rejection_keeps_the_law(prompts):
     out = tandem("verify-lossless", *PAIR, "--prompts", prompts, "--acceptance", "rejection", "--samples", "600")
     assert "Shown: no difference found" in out
