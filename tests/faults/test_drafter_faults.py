@@ -3,34 +3,23 @@ once it is back its drafts are used again within 5 s. Each case shows from /metr
 """
 
 import concurrent.futures
-import contextlib
 import os
-import pathlib
 import signal
-import socket
-import threading
 import time
 
 import pytest
 
 from harness.background import Streams
-from harness.drafters import (TRAINED_DRAFTER, Drafter, SpeculatingStack, known_texts, rings, speculation,
-                              with_other_projection, write_script)
-from harness.paths import TRAINED, golden_json
+from harness.drafters import (BACK, LONGEST_PAUSE, TRAINED_DRAFTER, Drafter, SpeculatingStack, accepted, fallbacks,
+                              known_texts, nothing_left, rings, wait_until_used, write_script)
+from harness.paths import TRAINED
 from harness.processes import Stack, Up, descriptors
 from harness.waiting import wait_until
 from harness.workload import answers, assert_equal, long_streams
 
 KILLS = 3
 CLIENTS = 4
-BACK = 5.0  # s from a drafter's return until its drafts are accepted again
-# A draft timeout is 200 ms here, where a round takes some milliseconds; the rest is for the clients and the machine.
-LONGEST_PAUSE = 1.5
 REQUESTS = long_streams(32)
-
-FALLBACK = "tandem_spec_fallback_total"
-PROTOCOL = "tandem_protocol_errors_total"
-ENDED = "tandem_drafter_streams_ended_total"
 
 
 @pytest.fixture(scope="module")
@@ -42,34 +31,6 @@ def expected():
 
 def streams(target, expected, clients=CLIENTS):
     return Streams(target.http, REQUESTS, expected, clients)
-
-
-def accepted(metrics):
-    return speculation(metrics.read())[2]
-
-
-def fallbacks(metrics, *reasons):
-    by_reason = metrics.read().by_label(FALLBACK, "reason")
-    return sum(by_reason[reason] for reason in reasons)
-
-
-def wait_until_used(metrics, more=200, timeout=30.0):
-    """Until `more` drafts have been accepted from now on."""
-    begin = accepted(metrics)
-    wait_until(lambda: accepted(metrics) >= begin + more, f"{more} more drafts accepted than {begin}", timeout)
-
-
-@contextlib.contextmanager
-def nothing_left(verifier_pid, metrics):
-    """Descriptors of a verifier as before, no shared memory of it, no breaker open, all drafters connected."""
-    before = descriptors(verifier_pid)
-    up = metrics.read().sum("tandem_drafter_up")
-    yield
-    wait_until(lambda: descriptors(verifier_pid) <= before, "descriptors back")
-    wait_until(lambda: not rings(verifier_pid), "no shared memory left")
-    scrape = metrics.read()
-    assert scrape.sum("tandem_drafter_up") == up
-    assert scrape.sum("tandem_breaker_state", state="closed") == up
 
 
 # --- F1
@@ -145,6 +106,8 @@ def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
             """Of the throughputs, in the rounds that others on the machine disturbed least."""
             return sum(sorted(without)[:2]) / sum(sorted(with_it)[:2])
 
+        # Others can only make it slower, so it measures on while the limit is missed. A loss close to the limit may
+        # thus go unseen.
         while len(with_it) < 12 or (ratio() < 0.95 and len(with_it) < 60):
             cost, before = fallbacks(metrics, "cost"), rounds_awaited(metrics)
             with_it.append(timed(stack, requests, expected))
@@ -162,136 +125,6 @@ def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
 
 def rounds_awaited(metrics):
     return metrics.read().sum("tandem_draft_wait_seconds_count") + fallbacks(metrics, "timeout")
-
-
-# --- F4: now and then every kind of wrong answer, from a drafter that is right otherwise
-
-# kind -> what the verifier says about it: (metric, labels).
-LIES = {
-    "too_many_tokens": (PROTOCOL, {"check": "token_count"}),
-    "no_tokens": (PROTOCOL, {"check": "token_count"}),
-    "id_beyond_vocab": (PROTOCOL, {"check": "token_id"}),
-    "negative_id": (PROTOCOL, {"check": "token_id"}),
-    "nan_confidence": (PROTOCOL, {"check": "confidence"}),
-    "wrong_epoch": (FALLBACK, {"reason": "stale"}),
-    "stale_length": (FALLBACK, {"reason": "stale"}),
-    "wrong_anchor": (FALLBACK, {"reason": "stale"}),
-    "wrong_round": (FALLBACK, {"reason": "stale"}),
-    "unknown_sequence": (FALLBACK, {"reason": "timeout"}),
-    "number_gap": (ENDED, {"reason": "protocol"}),
-    "credit_falls": (ENDED, {"reason": "protocol"}),
-    "flood": (ENDED, {"reason": "protocol"}),
-    "silence": (FALLBACK, {"reason": "timeout"}),
-    "out_of_sync": ("tandem_out_of_sync_total", {"stream": "speculate"}),
-}
-
-
-@pytest.fixture(scope="module")
-def greedy():
-    """Requests that known_texts() is right about, and their answers."""
-    requests = [("/v1/chat/completions", {"model": "default", "messages": [{"role": "user", "content": example["user"]}],
-                                          "temperature": 0, "max_tokens": 100}, True)
-                for example in golden_json("drafters/trained_pair/greedy_examples.json")]
-    with Stack(TRAINED) as stack:
-        return requests, answers(stack.http, requests, 8)
-
-
-@pytest.mark.parametrize("kind", LIES)
-def test_a_drafter_that_lies_in_every_tenth_batch(greedy, tmp_path, kind):
-    requests, expected = greedy
-    head = {"block_size": 7, "vocab_size": 260, "confidence": 20}
-    script = write_script(tmp_path / "lies", [head, *known_texts(), {"misbehave": kind, "every": 10}])
-    metric, labels = LIES[kind]
-    with SpeculatingStack([Drafter(script)], ["--policy", "fixed:7"]) as stack:
-        metrics, before = stack.verifier_metrics, descriptors(stack.verifier.pid)
-        with Streams(stack.http, requests, expected, CLIENTS) as running:
-            wait_until(lambda: metrics.read().sum(metric, **labels) >= 2, f"{metric} counts {kind}")
-            assert accepted(metrics) > 0
-            wait_until_used(metrics, more=50)
-            running.check()
-        stack.wait_until_idle()
-        wait_until(lambda: descriptors(stack.verifier.pid) <= before, "descriptors back")
-        wait_until(lambda: not rings(stack.verifier.pid), "no shared memory left")
-
-
-def test_a_drafter_that_lies_about_its_projection_is_refused(expected, tmp_path):
-    script = write_script(tmp_path / "lies", [*known_texts(), {"misbehave": "wrong_projection"}])
-    with Drafter(script) as drafter, Stack(TRAINED, ["--drafter", drafter.address, "--policy", "fixed:7"]) as stack:
-        metrics = stack.verifier_metrics
-        with streams(stack, expected) as running:
-            wait_until(lambda: metrics.read().sum(ENDED, reason="protocol") >= 3, "refused again and again")
-            running.check()
-        assert fallbacks(metrics, "drafter_down") > 0, "no stream had missed it"
-        assert speculation(metrics.read()) == (0, 0, 0)
-
-
-# --- another drafter, or something else, at the same address
-
-
-def test_a_drafter_is_replaced_by_another_version_of_its_model(expected, tmp_path):
-    drafter = Drafter()
-    versions = [with_other_projection(TRAINED_DRAFTER, tmp_path / "other"), TRAINED_DRAFTER]
-    # Two at a time and others waiting: some stream runs whenever a drafter comes, though clients read slowly.
-    flags = ["--policy", "fixed:7", "--max-num-seqs", "2"]
-    with SpeculatingStack([drafter], flags) as stack, streams(stack, expected, 8) as running:
-        metrics = stack.verifier_metrics
-        wait_until_used(metrics)
-        with nothing_left(stack.verifier.pid, metrics):
-            for version in 2 * versions:
-                down = fallbacks(metrics, "drafter_down")
-                drafter.command(version)
-                running.take_longest_gap()
-                drafter.kill()
-                drafter.start()
-                wait_until_used(metrics, timeout=BACK)
-                assert pathlib.Path(version).name in drafter.metrics.read().by_label("tandem_model_info", "name")
-                assert fallbacks(metrics, "drafter_down") > down, "no stream was hit"
-                assert running.take_longest_gap() < LONGEST_PAUSE
-            # Streams that ran on had rows of the other projection.
-            assert fallbacks(metrics, "no_rows") > 0
-            running.check()
-
-
-@contextlib.contextmanager
-def garbage_at(address):
-    """A server that says something else than gRPC to whoever comes; yields a list with an entry for each."""
-    host, port = address.rsplit(":", 1)
-    came = []
-    with socket.create_server((host, int(port))) as server:
-        def run():
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                came.append(1)
-                with connection, contextlib.suppress(OSError):
-                    connection.sendall(os.urandom(65536))
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        yield came
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
-
-
-def test_garbage_at_the_drafters_address(expected):
-    drafter = Drafter()
-    with SpeculatingStack([drafter], ["--policy", "fixed:7"]) as stack, streams(stack, expected) as running:
-        metrics = stack.verifier_metrics
-        wait_until_used(metrics)
-        with nothing_left(stack.verifier.pid, metrics):
-            running.take_longest_gap()
-            drafter.kill()
-            with garbage_at(drafter.address) as came:
-                # By then its pauses have grown as long as they get.
-                wait_until(lambda: len(came) >= 8, "the verifier has come again and again", 60)
-                assert fallbacks(metrics, "drafter_down") > 0
-                running.check()
-            drafter.start()
-            wait_until_used(metrics, timeout=BACK)
-            assert running.take_longest_gap() < LONGEST_PAUSE
-            running.check()
 
 
 # --- verifiers with a drafter

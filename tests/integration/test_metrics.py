@@ -1,4 +1,5 @@
-"""The metrics of all three processes, as Prometheus sees them: each series is there from the start, none comes later."""
+"""The metrics of all three processes, as Prometheus sees them: each series is there from the start, none comes later.
+"""
 
 import pytest
 
@@ -11,8 +12,8 @@ POSITIONS = {"position": {str(i) for i in range(1, 8)}}
 TRANSPORTS = {"transport": {"inline", "shm"}}
 # Name, without tandem_, -> values that its labels have at least.
 OF_ALL = {
-    "ready": {}, "build_info": {}, "log_dropped_total": {}, "emfile_total": {}, "open_connections": {"listener": {"grpc"}},
-    "protocol_errors_total": {}, "handshake_failures_total": {},
+    "ready": {}, "build_info": {}, "log_dropped_total": {}, "emfile_total": {},
+    "open_connections": {"listener": {"grpc"}}, "protocol_errors_total": {}, "handshake_failures_total": {},
 }
 SERIES = {
     "gateway": {
@@ -21,8 +22,8 @@ SERIES = {
         "verifiers": {"state": {"ready", "connecting", "draining", "down"}},
         "requests_accepted_total": {}, "requests_total": {"api": {"chat", "completions", "grpc"}, "code": {"OK"}},
         "requests_rejected_total": {"reason": {
-            "validation", "unsupported", "too_long", "too_large", "auth", "denied", "model", "unimplemented", "queue_full",
-            "quota", "kv_full", "memory", "starting", "draining", "no_backend", "deadline", "write_stall", "cancelled",
+            "validation", "unsupported", "too_long", "too_large", "auth", "denied", "model", "unimplemented",
+            "queue_full", "quota", "kv_full", "memory", "starting", "draining", "no_backend", "deadline", "write_stall", "cancelled",
             "backend_lost", "peer_protocol", "internal", "corrupt"}},
         "failovers_total": {"outcome": {"resumed", "lost"}}, "prompt_tokens_total": {},
         "cached_prompt_tokens_total": {}, "generation_tokens_total": {}, "preemptions_total": {},

@@ -54,7 +54,8 @@ def cover():
             return set(itertools.combinations(zip(names, (drafter, kind, *values)), 2)) & missing
         # Where nothing is missing any more, what has been rare so far.
         others = max(itertools.product(*OTHERS.values()),
-                     key=lambda values: (len(news(values)), -sum(used[drafter, value] + used[value] for value in values)))
+                     key=lambda values: (len(news(values)),
+                                         -sum(used[drafter, value] + used[value] for value in values)))
         missing -= news(others)
         used.update(others)
         used.update((drafter, value) for value in others)

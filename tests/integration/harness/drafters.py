@@ -1,5 +1,6 @@
 """Drafters as processes, and what they draft with: checkpoints made from golden ones, scripts of known drafts."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import struct
 
 from .metrics import Metrics
 from .paths import GOLDEN, TRAINED, binary, golden_json
-from .processes import ANY, Process, Stack
+from .processes import ANY, Process, Stack, descriptors
 from .waiting import wait_until
 
 TRAINED_DRAFTER = str(GOLDEN / "drafters/trained_pair/drafter")
@@ -84,6 +85,41 @@ def speculation(scrape):
 def rings(pid):
     """Names of the shared memory through which the verifier `pid` passes rows."""
     return [name for name in os.listdir("/dev/shm") if name.startswith(f"tandem-{pid}-")]
+
+
+# --- what a verifier's metrics say of its drafters, and what must hold
+
+FALLBACK = "tandem_spec_fallback_total"
+BACK = 5.0  # s from a drafter's return until its drafts are accepted again
+# A draft timeout is 200 ms in tests, where a round takes some milliseconds; the rest is for clients and machine.
+LONGEST_PAUSE = 1.5
+
+
+def accepted(metrics):
+    return speculation(metrics.read())[2]
+
+
+def fallbacks(metrics, *reasons):
+    by_reason = metrics.read().by_label(FALLBACK, "reason")
+    return sum(by_reason[reason] for reason in reasons)
+
+
+def wait_until_used(metrics, more=200, timeout=30.0):
+    """Until `more` drafts have been accepted from now on."""
+    begin = accepted(metrics)
+    wait_until(lambda: accepted(metrics) >= begin + more, f"{more} more drafts accepted than {begin}", timeout)
+
+
+@contextlib.contextmanager
+def nothing_left(verifier_pid, metrics):
+    """Descriptors of a verifier as before, no shared memory of it, no breaker open, all drafters connected."""
+    before = descriptors(verifier_pid)
+    up = metrics.read().sum("tandem_drafter_up")
+    yield
+    wait_until(lambda: descriptors(verifier_pid) <= before, "descriptors back")
+    wait_until(lambda: not rings(verifier_pid), "no shared memory left")
+    wait_until(lambda: metrics.read().sum("tandem_drafter_up") == up, "all drafters connected")
+    wait_until(lambda: metrics.read().sum("tandem_breaker_state", state="closed") == up, "no breaker open")
 
 
 # --- checkpoints
