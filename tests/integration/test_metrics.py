@@ -23,8 +23,8 @@ SERIES = {
         "requests_accepted_total": {}, "requests_total": {"api": {"chat", "completions", "grpc"}, "code": {"OK"}},
         "requests_rejected_total": {"reason": {
             "validation", "unsupported", "too_long", "too_large", "auth", "denied", "model", "unimplemented",
-            "queue_full", "quota", "kv_full", "memory", "starting", "draining", "no_backend", "deadline", "write_stall", "cancelled",
-            "backend_lost", "peer_protocol", "internal", "corrupt"}},
+            "queue_full", "quota", "kv_full", "memory", "starting", "draining", "no_backend", "deadline", "write_stall",
+            "cancelled", "backend_lost", "peer_protocol", "internal", "corrupt"}},
         "failovers_total": {"outcome": {"resumed", "lost"}}, "prompt_tokens_total": {},
         "cached_prompt_tokens_total": {}, "generation_tokens_total": {}, "preemptions_total": {},
         "unknown_field_total": {}, "write_stalls_total": {}, "time_to_first_token_seconds_count": {},
