@@ -48,9 +48,8 @@ build: $(BUILD)/build.ninja
 run: build
 	@$(BIN)/tandem up --model $(MODEL) --ask 'What is the capital of France?'
 
-# Tests with real processes run against the clock of a machine that others may use: one second try, which ctest reports.
 test: build
-	ctest --test-dir $(BUILD) --output-on-failure --repeat until-pass:2
+	ctest --test-dir $(BUILD) --output-on-failure $(CTEST_FLAGS)
 
 sanitize: sanitize-address sanitize-threads
 

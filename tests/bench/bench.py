@@ -61,12 +61,14 @@ def model_file(model):
 
 
 class Engine:
-    """`tandem up` for the time of the run. Without prefix cache: a prompt sent twice must be computed twice."""
+    """`tandem up` for the time of the run. Without prefix cache: a prompt sent twice must be computed twice;
+    without drafter: what speculation brings is `tandem bench --compare`'s to say."""
 
     def __init__(self, binaries, model, threads):
         self._process = subprocess.Popen(
             [binaries / "tandem", "up", "--model", model, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
-             "--set", f"verifier.threads={threads}", "--set", "verifier.prefix-cache=off"],
+             "--set", f"verifier.threads={threads}", "--set", "verifier.prefix-cache=off",
+             "--drafter", "none"],
             stdout=subprocess.PIPE, text=True)
         words = self._process.stdout.readline().split()
         if not words or words[0] != "ready":
