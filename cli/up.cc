@@ -22,9 +22,10 @@ namespace {
 
 constexpr char kProgram[] = "tandem up";
 
-// Streams one answer to the terminal; greedy, so that the sample is the same everywhere.
+// Streams one answer to the terminal, with a seed of its own, so that the sample is the same everywhere. Not
+// greedy: small models fall into loops.
 absl::Status Ask(const Address& http, const std::string& question) {
-  ChatSession session(http, {.temperature = 0});
+  ChatSession session(http, {.temperature = 0.7, .seed = 1});
   std::cout << "> " << question << "\n" << std::flush;
   ASSIGN_OR_RETURN(const ChatSession::Answer answer, session.Ask(question, [](std::string_view text, bool) {
     std::cout << text << std::flush;
