@@ -49,9 +49,11 @@ def running_streams(pool, address, metrics):
 def test_sigterm_lets_running_streams_finish_and_exits_0():
     with Stack(TRAINED) as stack, concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
         expected = answer(stack.http, LONG)
-        futures = running_streams(pool, stack.http, stack.gateway_metrics)
+        stack.verifier.signal(signal.SIGSTOP)  # no stream can end before SIGTERM has come
+        futures = [pool.submit(answer, stack.http, LONG) for _ in range(STREAMS)]
+        wait_until(lambda: stack.gateway_metrics.read().sum("tandem_requests_running") == STREAMS, "streams running")
         stack.gateway.signal(signal.SIGTERM)
-        assert not all(future.done() for future in futures), "no stream was left when SIGTERM came"
+        stack.verifier.signal(signal.SIGCONT)
         assert [future.result(60) for future in futures] == [expected] * STREAMS
         assert stack.gateway.wait(40) == 0
         assert stack.verifier.terminate(10) == 0
