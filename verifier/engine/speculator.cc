@@ -281,6 +281,9 @@ void Speculator::PlanWindows(StepLoad& load, std::span<Sequence* const> sequence
         std::max(0, std::min({static_cast<int>(drafts.tokens.size()), max_drafts_, MostDrafts(sequence)}));
     Calibration& calibration = *drafters_[sequence.progress.drafter]->calibration;
     calibration.Survivals(Bucket(sequence), drafts.confidence_logits, n, survivals_[i]);
+    if (!drafts.confidence_logits.empty() && !calibration.Trusted(Bucket(sequence))) {
+      Count(DraftFallback::kUncalibrated);
+    }
     confidences_[i].clear();
     for (size_t j = 0; j < drafts.confidence_logits.size(); ++j) {
       confidences_[i].push_back(Sigmoid(drafts.confidence_logits[j]));

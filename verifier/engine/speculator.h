@@ -44,7 +44,8 @@ struct SpeculationOptions {
   std::vector<double> synthetic_acceptance;
 };
 
-// Why a decoding sequence had no drafts in a round: label of spec_fallback_total.
+// Why a decoding sequence had no drafts in a round, or (kUncalibrated) drafts of a head that does worse than
+// observed frequencies, which then stand in for it: label of spec_fallback_total.
 enum class DraftFallback {
   kStale,
   kTimeout,

@@ -390,5 +390,25 @@ TEST_F(SpeculatorTest, ASequenceWithoutDraftsTeachesNothing) {
   EXPECT_EQ(std::vector<double>(Expected().begin(), Expected().end()), before);
 }
 
+TEST_F(SpeculatorTest, AHeadThatIsNotTrustedIsSaidInTheFallbacks) {
+  Start("fixed:2");
+  const auto uncalibrated = [&] {
+    return speculator_->stats().fallbacks[static_cast<size_t>(DraftFallback::kUncalibrated)];
+  };
+  for (int i = 0; i < 1000; ++i) {  // random confidence says nothing of what is accepted
+    PendingDrafts& drafts = sequence_->drafts;
+    drafts.tokens.assign(2, 1);
+    drafts.confidence_logits.assign(2, i * 7919 % 13 < 6 ? 8.0f : -8.0f);
+    sequence_->progress.drafter = 0;
+    StepLoad load = {.num_anchors = 1, .max_draft_rows = 64};
+    Sequence* const sequence = &*sequence_;
+    speculator_->PlanWindows(load, {&sequence, 1});
+    speculator_->Observe(*sequence_, drafts.window, i * 104729 % 7 < 3 ? drafts.window : 0);
+    drafts.Clear();
+    EXPECT_TRUE(i > 0 || uncalibrated() == 0);
+  }
+  EXPECT_GT(uncalibrated(), 0);
+}
+
 }  // namespace
 }  // namespace tandem::verifier
