@@ -56,7 +56,7 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
   parser.AddChoice("row-dtype", &options->row_dtype, {"bf16", "f32"},
                    "Type of the hidden rows kept for drafters");
   parser.AddChoice("row-transport", &options->row_transport, {"auto", "shm", "inline"},
-                   "How hidden rows travel; auto: shared memory to drafters on this machine");
+                   "How hidden rows travel; auto: shared memory to drafters on this machine; shm: no others");
   parser.AddInteger("draft-top-m", &options->draft_top_m, 1, speculation::kMaxTopM,
                     "With --acceptance=rejection: tokens of a draft's distribution that drafters send");
   parser.AddString(
@@ -136,6 +136,7 @@ EngineOptions ToEngineOptions(const VerifierOptions& options) {
   speculation.top_m = options.draft_top_m;
   speculation.row_type =
       options.row_dtype == "f32" ? speculation::RowType::kF32 : speculation::RowType::kBF16;
+  speculation.only_shared_memory = options.row_transport == "shm";
   speculation.synthetic_acceptance = *ParseSyntheticAcceptance(options.synthetic_acceptance);
   return engine;
 }

@@ -62,6 +62,10 @@ absl::Status Speculator::UseProjection(const DrafterStream& stream) {
   if (hello.row_width != rows_.width()) {
     return FailedPrecondition("row_width must be {}, got {}", rows_.width(), hello.row_width);
   }
+  if (options_.only_shared_memory && stream.transport != speculation::RowTransport::kSharedMemory) {
+    return FailedPrecondition("row transport must be shm, got {}",
+                              speculation::RowTransportName(stream.transport));
+  }
   if (hello.projection_hash == rows_.projection()) return absl::OkStatus();
   const bool others = std::ranges::any_of(
       drafters_, [](const auto& d) { return d->connected() && d->stream.hello.row_width > 0; });

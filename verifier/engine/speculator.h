@@ -40,6 +40,7 @@ struct SpeculationOptions {
   speculation::AcceptanceMode acceptance = speculation::AcceptanceMode::kCoupled;
   int32_t top_m = 64;  // rejection: pairs per position that drafters send
   speculation::RowType row_type = speculation::RowType::kBF16;
+  bool only_shared_memory = false;  // refuse drafters whose hidden rows would travel inline
   // Benchmarks only: draft k is accepted with probability [k - 1] whatever the target says. Empty = off.
   std::vector<double> synthetic_acceptance;
 };

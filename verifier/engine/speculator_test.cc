@@ -200,6 +200,21 @@ TEST(SpeculationTest, DraftersOfOneListMustHaveOneProjection) {
   EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("projection_hash"));
 }
 
+TEST(SpeculationTest, RowsThatMustBeSharedAreNotTakenInline) {
+  EngineOptions options = SpeculationOptionsOf("prefix");
+  options.speculation.only_shared_memory = true;
+  Bench setup(options);
+  FakeDrafter drafter(0, {}, 1), tokens_only(0, {.rows = false}, 2);
+  const absl::Status refused = setup.engine->OpenDrafter(0, drafter.NewStream());
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("must be shm"));
+  DrafterStream shared = drafter.NewStream();
+  shared.transport = speculation::RowTransport::kSharedMemory;
+  EXPECT_TRUE(setup.engine->OpenDrafter(0, std::move(shared)).ok());
+  setup.engine->CloseDrafter(0);
+  EXPECT_TRUE(setup.engine->OpenDrafter(0, tokens_only.NewStream()).ok());
+}
+
 TEST(SpeculationTest, CreditAndPlacesAreNeverExceeded) {
   Bench setup(SpeculationOptionsOf("fixed:4"));
   FakeDrafter drafter(0, {.rows_at_once = 24, .max_sequences = 3}, 10);  // which checks both itself
