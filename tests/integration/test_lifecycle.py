@@ -30,41 +30,32 @@ def greedy_text(address):
     return answer.json()["choices"][0]["message"]["content"]
 
 
-def running_streams(pool, address, metrics):
-    """Futures of STREAMS long streams of which some tokens have come."""
-    before = metrics.read().sum("tandem_generation_tokens_total")
-    futures = [pool.submit(answer, address, LONG) for _ in range(STREAMS)]
-
-    def under_way():
-        if all(future.done() for future in futures):  # faster than we could look: once more
-            futures[:] = [pool.submit(answer, address, LONG) for _ in range(STREAMS)]
-        scrape = metrics.read()
-        return (scrape.sum("tandem_requests_running") >= STREAMS // 2
-                and scrape.sum("tandem_generation_tokens_total") > before)
-
-    wait_until(under_way, "streams under way", interval=0.002)
+def held_requests(pool, address, metrics, verifier, number):
+    """Futures of requests that cannot end: their verifier has been stopped before, so they keep a drain from ending."""
+    os.kill(verifier, signal.SIGSTOP)
+    futures = [pool.submit(answer, address, LONG) for _ in range(number)]
+    wait_until(lambda: metrics.read().sum("tandem_requests_running") == number, "the requests are with the verifier")
     return futures
+
+
+def held_request(pool, address, metrics, verifier):
+    return held_requests(pool, address, metrics, verifier, 1)[0]
+
+
+def wait_for_drain(address):
+    wait_until(lambda: http.get(address, "/ready").status == 503, "draining")
 
 
 def test_sigterm_lets_running_streams_finish_and_exits_0():
     with Stack(TRAINED) as stack, concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
         expected = answer(stack.http, LONG)
-        stack.verifier.signal(signal.SIGSTOP)  # no stream can end before SIGTERM has come
-        futures = [pool.submit(answer, stack.http, LONG) for _ in range(STREAMS)]
-        wait_until(lambda: stack.gateway_metrics.read().sum("tandem_requests_running") == STREAMS, "streams running")
+        futures = held_requests(pool, stack.http, stack.gateway_metrics, stack.verifier.pid, STREAMS)
         stack.gateway.signal(signal.SIGTERM)
+        wait_for_drain(stack.http)
         stack.verifier.signal(signal.SIGCONT)
         assert [future.result(60) for future in futures] == [expected] * STREAMS
         assert stack.gateway.wait(40) == 0
         assert stack.verifier.terminate(10) == 0
-
-
-def held_request(pool, address, metrics, verifier):
-    """A request's future that cannot end: its verifier has been stopped before, so it keeps a drain from ending."""
-    os.kill(verifier, signal.SIGSTOP)
-    future = pool.submit(answer, address, LONG)
-    wait_until(lambda: metrics.read().sum("tandem_requests_running") == 1, "the request is with the verifier")
-    return future
 
 
 def refusal(address):
@@ -83,7 +74,7 @@ def test_while_draining_new_requests_are_refused_and_ready_is_503():
         expected = answer(stack.http, LONG)
         future = held_request(pool, stack.http, stack.gateway_metrics, stack.verifier.pid)
         stack.gateway.signal(signal.SIGTERM)
-        wait_until(lambda: http.get(stack.http, "/ready").status == 503, "not ready while draining")
+        wait_for_drain(stack.http)
         assert http.get(stack.http, "/health").status == 200
         refused = wait_until(lambda: refusal(stack.http), "new requests refused after the delay")
         assert refused.error()["code"] == "unavailable" and int(refused.headers["retry-after"]) >= 1
@@ -97,7 +88,7 @@ def test_a_second_signal_ends_a_drain_at_once(number):
     with Stack(TRAINED) as stack, concurrent.futures.ThreadPoolExecutor(1) as pool:
         future = held_request(pool, stack.http, stack.gateway_metrics, stack.verifier.pid)
         stack.gateway.signal(number)
-        wait_until(lambda: http.get(stack.http, "/ready").status == 503, "draining")
+        wait_for_drain(stack.http)
         stack.gateway.signal(number)
         assert stack.gateway.wait(3) == -number
         assert future.exception(10) is not None
@@ -108,8 +99,10 @@ def test_tandem_up_drains_and_leaves_no_child_behind():
         expected = answer(up.http, LONG)
         pids = children(up.process.pid)
         assert set(pids) == {"tandem-verifier", "tandem-gateway"}
-        futures = running_streams(pool, up.http, up.gateway_metrics)
+        futures = held_requests(pool, up.http, up.gateway_metrics, pids["tandem-verifier"], STREAMS)
         up.process.signal(signal.SIGINT)
+        wait_for_drain(up.http)
+        os.kill(pids["tandem-verifier"], signal.SIGCONT)
         assert [future.result(60) for future in futures] == [expected] * STREAMS
         assert up.process.wait(50) == 0
         assert not [name for name, pid in pids.items() if is_running(pid)]
@@ -120,7 +113,7 @@ def test_a_second_ctrl_c_on_the_terminal_ends_tandem_up_at_once():
         pids = children(up.process.pid)
         future = held_request(pool, up.http, up.gateway_metrics, pids["tandem-verifier"])
         os.killpg(up.process.pid, signal.SIGINT)
-        wait_until(lambda: http.get(up.http, "/ready").status == 503, "draining")
+        wait_for_drain(up.http)
         os.killpg(up.process.pid, signal.SIGINT)
         up.process.wait(5)
         os.kill(pids["tandem-verifier"], signal.SIGCONT)
