@@ -23,13 +23,10 @@ std::optional<size_t> NextInTurn(std::span<const DraftCandidate> candidates, con
   return next;
 }
 
-// Of one drafted sequence more; at least 1.
-double CostInSteps(const StepLoad& load, std::span<const double> draft_seconds_of, size_t num_drafted) {
-  if (num_drafted + 1 >= draft_seconds_of.size()) return 1;
-  const double step =
-      load.step_time->Predict({load.num_anchors, load.num_kv_positions, load.num_prefill_tokens});
-  const double more = draft_seconds_of[num_drafted + 1] - draft_seconds_of[num_drafted];
-  return step > 0 ? std::max(more / step, 1.0) : 1;
+// Of one drafted sequence more.
+double MoreDraftSeconds(std::span<const double> draft_seconds_of, size_t num_drafted) {
+  if (num_drafted + 1 >= draft_seconds_of.size()) return 0;
+  return draft_seconds_of[num_drafted + 1] - draft_seconds_of[num_drafted];
 }
 
 }  // namespace
@@ -51,16 +48,19 @@ std::optional<size_t> DraftProbe::Step(const WindowPolicy& policy, const StepLoa
                                        std::span<const double> draft_seconds_of,
                                        std::span<const DraftCandidate> candidates, std::vector<bool>& draft) {
   TANDEM_CHECK(draft.size() == candidates.size() && draft_seconds_of.size() > candidates.size());
-  const double cost = CostInSteps(load, draft_seconds_of, std::ranges::count(draft, true));
-  saved_ = std::min(saved_ + 1 / kStepsPerProbe, std::max(cost, kMaxSavedProbes));
+  const double step =
+      load.step_time->Predict({load.num_anchors, load.num_kv_positions, load.num_prefill_tokens});
+  const double cost = std::max(MoreDraftSeconds(draft_seconds_of, std::ranges::count(draft, true)), step);
+  const double most = kMaxSavedProbes * step;
+  saved_seconds_ = std::min(saved_seconds_.value_or(most) + kTimeShare * step, std::max(cost, most));
   if (!MayDraft(policy, load)) return std::nullopt;
   const std::optional<size_t> next = NextInTurn(candidates, draft, last_order_);
   if (!next.has_value() || LoadChanged(load)) {
     Restart(load);
     return std::nullopt;
   }
-  if (++num_steps_ < interval_ || saved_ < cost) return std::nullopt;
-  saved_ -= cost;
+  if (++num_steps_ < interval_ || *saved_seconds_ < cost) return std::nullopt;
+  *saved_seconds_ -= cost;
   num_steps_ = 0;
   interval_ = std::min(interval_ * 2, kLastInterval);
   last_order_ = candidates[*next].order;

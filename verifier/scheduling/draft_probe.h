@@ -4,8 +4,9 @@
 // While some candidate is not drafted for its cost, steps are counted; after an interval one of them is
 // drafted nevertheless: a probe. The interval starts at 16 steps and doubles with each probe up to 1024; it
 // starts anew when all are drafted again, and when the load has changed by a lot. Whatever the load does,
-// probes take less than a hundredth of the time, beyond the first few: one that takes as long as ten steps
-// comes once in a thousand. Candidates are probed in turn, by order.
+// probes take less than a hundredth of the time, beyond the first few: one of 300 ms comes once in half a
+// minute of steps, be they short or, with a long prompt among them, long. Candidates are probed in turn, by
+// order.
 //
 //   ChooseDrafting(policy, load, costs, candidates, draft);
 //   const std::optional<size_t> probe = draft_probe.Step(policy, load, costs, candidates, draft);  // may set
@@ -28,8 +29,8 @@ class DraftProbe {
  public:
   static constexpr int64_t kFirstInterval = 16;   // steps
   static constexpr int64_t kLastInterval = 1024;  // steps
-  // Steps that earn a probe as long as a step, and how many of those may be saved up.
-  static constexpr double kStepsPerProbe = 100;
+  static constexpr double kTimeShare = 0.01;  // of all steps, for probes
+  // How many probes as long as a step may be saved up; as many are there at first.
   static constexpr double kMaxSavedProbes = 4;
   // A changed load: anchors by this factor, or utilization by this much.
   static constexpr double kAnchorsFactor = 1.5;
@@ -50,7 +51,7 @@ class DraftProbe {
 
   int64_t interval_ = kFirstInterval;
   int64_t num_steps_ = 0;  // since the last probe
-  double saved_ = kMaxSavedProbes;
+  std::optional<double> saved_seconds_;  // for probes; absent before the first step
   uint64_t last_order_ = 0;  // of who was probed last
   int num_anchors_ = 0;      // when the interval last started anew
   double utilization_ = 0;

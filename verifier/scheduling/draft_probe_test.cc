@@ -99,8 +99,18 @@ TEST_F(DraftProbeTest, TakesAtMostOneStepInAHundredHoweverTheLoadChanges) {
 TEST_F(DraftProbeTest, ProbesThatTakeManyStepsAreAsMuchRarer) {
   SetDraftSeconds(0.5);  // 50 steps
   Step();
-  EXPECT_NEAR(StepsToProbe(10000), (50 - DraftProbe::kMaxSavedProbes) * DraftProbe::kStepsPerProbe, 2);
-  for (int i = 0; i < 3; ++i) EXPECT_NEAR(StepsToProbe(10000), 50 * DraftProbe::kStepsPerProbe, 2);
+  EXPECT_NEAR(StepsToProbe(10000), (50 - DraftProbe::kMaxSavedProbes) / DraftProbe::kTimeShare, 2);
+  for (int i = 0; i < 3; ++i) EXPECT_NEAR(StepsToProbe(10000), 50 / DraftProbe::kTimeShare, 2);
+}
+
+// What short steps have saved up does not become more because a long one comes along.
+TEST_F(DraftProbeTest, ALongStepPaysForItsShareOnly) {
+  SetDraftSeconds(0.5);  // 50 steps
+  Step();
+  EXPECT_EQ(StepsToProbe(1000), -1);
+  const StepTimeModel with_a_long_prompt = LinearStepTime(0.5, 0);
+  load_.step_time = &with_a_long_prompt;
+  EXPECT_FALSE(Step().has_value());
 }
 
 TEST_F(DraftProbeTest, NeverProbesWhereDraftsAreOfNoUse) {
