@@ -3,34 +3,39 @@ PRESET ?= release
 MODEL ?= smollm2-135m
 BUILD := build/$(PRESET)
 BIN := $(BUILD)/bin
-PACKAGES := $(shell sed 's/#.*//' packages/debian12.txt)
-# Root installs directly, others through sudo where there is one.
 # What `make sanitize` builds: everything that reads files and text from outside, and everything that has threads.
 # PRESET asan-core and tsan build the whole core.
 ADDRESS_TESTS := formats_test formats_golden_test tokenizer_test chat_template_test sampler_test scheduling_test \
                  speculation_test simple_drafters_test draft_engine_test
 THREAD_TESTS := engine_test step_loop_test draft_loop_test
+# Root installs directly, others through sudo where there is one.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build run test sanitize sanitize-address sanitize-threads bench check format clean
+.PHONY: help deps deps-check deps-image build run test sanitize sanitize-address sanitize-threads bench check image \
+        format clean
 
 help:
 	@echo 'make           build programs and tests (PRESET=release|debug|asan|tsan)'
-	@echo 'make deps      install the Debian packages of packages/debian12.txt'
+	@echo 'make deps      install the Debian packages of packages/debian12.txt (check, image and format have lists of their own)'
 	@echo 'make run       build, pull MODEL ($(MODEL)), start everything, ask one question, serve until Ctrl-C'
 	@echo 'make test      build and run all tests'
 	@echo 'make sanitize  parsers and threads of the core under address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench     decode, prefill and verify-cost figures of MODEL on this machine'
-	@echo 'make check     formatting, and clang-tidy on the files changed since BASE (default: the last commit)'
+	@echo 'make check     formatting, clang-tidy on the files changed since BASE (default: the last commit), deploy/ and docker/'
+	@echo 'make image     builds the images of docker/ without a daemon, runs them, asks them a question (minutes)'
 	@echo 'make format    reformat the sources'
 	@echo 'make clean     remove build/'
 
 # Only asks the package manager for what is missing, so that it costs nothing once all is there.
-deps:
-	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null | \
+deps: PACKAGE_LIST = packages/debian12.txt
+deps-check: PACKAGE_LIST = packages/debian12-check.txt
+deps-image: PACKAGE_LIST = packages/debian12-image.txt
+deps deps-check deps-image:
+	@packages=$$(sed 's/#.*//' $(PACKAGE_LIST)); \
+	missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $$packages 2>/dev/null | \
 	    awk '/install ok installed/ {print $$1}' | sort > /tmp/tandem-have.$$$$; \
-	    printf '%s\n' $(PACKAGES) | sort | comm -23 - /tmp/tandem-have.$$$$; rm -f /tmp/tandem-have.$$$$); \
+	    printf '%s\n' $$packages | sort | comm -23 - /tmp/tandem-have.$$$$; rm -f /tmp/tandem-have.$$$$); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] && [ -z "$(SUDO)" ]; then \
 	  echo "These Debian packages are missing; as root run:"; \
@@ -66,11 +71,16 @@ bench: build
 	tests/bench/bench.sh $(BIN) $(MODEL)
 
 BASE ?= HEAD
-check: $(BUILD)/build.ninja
+check: $(BUILD)/build.ninja deps-check
 	git ls-files '*.cc' '*.h' | xargs clang-format --dry-run --Werror
 	tests/tidy.sh $(BUILD) $(BASE)
+	tests/deploy/lint.sh $(BUILD)/check-python
 
-format:
+# IMAGE_BASE: a Debian 12 image that buildah can pull or has; without, one is made with debootstrap.
+image: deps deps-image
+	tests/deploy/image.sh build/image $(IMAGE_BASE)
+
+format: deps-check
 	git ls-files '*.cc' '*.h' | xargs clang-format -i
 
 clean:

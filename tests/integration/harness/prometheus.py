@@ -10,24 +10,25 @@ from .processes import Process
 from .waiting import wait_until
 
 
-def _free_port():
+def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
 class Prometheus:
-    """`targets`: {job: HOST:PORT}. Ready when entered: each has been scraped."""
+    """`targets`: {job: HOST:PORT}, or a whole configuration. Ready when entered: each target has been scraped."""
 
-    def __init__(self, directory, targets):
-        self._directory, self._targets = directory, targets
+    def __init__(self, directory, targets=None, config=None):
+        self._directory = directory
+        self._config = config or {
+            "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+            "scrape_configs": [{"job_name": job, "static_configs": [{"targets": [address]}]}
+                               for job, address in targets.items()]}
 
     def __enter__(self):
-        config = {"global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
-                  "scrape_configs": [{"job_name": job, "static_configs": [{"targets": [address]}]}
-                                     for job, address in self._targets.items()]}
         path = self._directory / "prometheus.yml"
-        path.write_text(json.dumps(config), encoding="utf-8")  # which is YAML
-        self._address = f"127.0.0.1:{_free_port()}"
+        path.write_text(json.dumps(self._config), encoding="utf-8")  # which is YAML
+        self._address = f"127.0.0.1:{free_port()}"
         self._process = Process(["prometheus", f"--config.file={path}", f"--web.listen-address={self._address}",
                                  f"--storage.tsdb.path={self._directory / 'data'}"])
         try:
@@ -46,7 +47,7 @@ class Prometheus:
             up = {labels["job"]: value for labels, value in self.query("up")}
         except ConnectionRefusedError:
             return False
-        return up == {job: 1 for job in self._targets}
+        return up == {job["job_name"]: 1 for job in self._config["scrape_configs"]}
 
     def query(self, expression):
         """[(labels, value)] of an instant query."""
