@@ -54,14 +54,15 @@ class Checkpoint {
   virtual int64_t TensorBytes() const = 0;  // of those the model uses
 
   // Where the tokenizer and the chat template come from: GGUF metadata, or tokenizer.json and
-  // chat_template.jinja / tokenizer_config.json. Exactly one of gguf and tokenizer_json is set when there is
-  // any.
+  // chat_template.jinja / tokenizer_config.json / chat_template.json. Exactly one of gguf and tokenizer_json
+  // is set when there is any.
   struct TextSources {
     const GgufFile* gguf = nullptr;
     std::string tokenizer_json;         // file content
     std::string tokenizer_config_json;  // file content, empty if absent
     std::string chat_template;          // Jinja source, empty if absent
     std::string bos_token, eos_token;   // as the template sees them, empty if unknown
+    int64_t vocab_size = 0;             // ids that the model knows
   };
   virtual absl::StatusOr<TextSources> ReadTextSources() const = 0;
 

@@ -13,6 +13,7 @@ namespace tandem::formats {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr const char* kConfig =
@@ -106,10 +107,45 @@ TEST(HuggingFaceCheckpoint, ReadsTemplatesAndTokensInTheirSpellings) {
   EXPECT_EQ(sources->bos_token, "<s>");
   EXPECT_EQ(sources->eos_token, "</s>");
   EXPECT_EQ(sources->chat_template, "D");
+  directory.Write("chat_template.json", R"({"chat_template": "P"})");
+  EXPECT_EQ((*checkpoint)->ReadTextSources()->chat_template, "D");
+  directory.Write("tokenizer_config.json", "{}");
+  EXPECT_EQ((*checkpoint)->ReadTextSources()->chat_template, "P");
   directory.Write("chat_template.jinja", "J");
   EXPECT_EQ((*checkpoint)->ReadTextSources()->chat_template, "J");
   directory.Write("tokenizer_config.json", "{");
   EXPECT_THAT(std::string((*checkpoint)->ReadTextSources().status().message()),
+              HasSubstr("tokenizer_config.json"));
+}
+
+TEST(HuggingFaceCheckpoint, EveryFileThatNamesAnEndCounts) {
+  const TestDirectory directory;
+  nlohmann::json config = nlohmann::json::parse(kConfig);
+  config["eos_token_id"] = 1;
+  directory.Write("config.json", config.dump());
+  directory.Write("generation_config.json", R"({"eos_token_id": [1, 2]})");
+  directory.Write("model.safetensors", SafetensorsText(TensorsOf(kConfig)));
+  const auto ends = [&](const char* tokenizer_config) {
+    directory.Write("tokenizer_config.json", tokenizer_config);
+    const auto checkpoint = Checkpoint::Open(directory.path());
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    return checkpoint.ok() ? (*checkpoint)->config().eos_token_ids : std::vector<int32_t>();
+  };
+  EXPECT_THAT(ends(R"({"eos_token": "</t>", "added_tokens_decoder": {"5": {"content": "</t>"}}})"),
+              ElementsAre(1, 2, 5));
+  EXPECT_THAT(
+      ends(R"({"eos_token": {"content": "</t>"}, "added_tokens_decoder": {"2": {"content": "</t>"}}})"),
+      ElementsAre(1, 2));
+  // What names no token of the model adds none.
+  for (const char* odd :
+       {R"({"eos_token": "</t>"})", R"({"eos_token": "</t>", "added_tokens_decoder": 5})",
+        R"({"eos_token": "</t>", "added_tokens_decoder": {"8": {"content": "</t>"}}})",
+        R"({"eos_token": "</t>", "added_tokens_decoder": {"-1": {"content": "</t>"}}})",
+        R"({"eos_token": "</t>", "added_tokens_decoder": {"5x": {"content": "</t>"}, "4": 1}})"}) {
+    EXPECT_THAT(ends(odd), ElementsAre(1, 2)) << odd;
+  }
+  directory.Write("tokenizer_config.json", "{");
+  EXPECT_THAT(std::string(Checkpoint::Open(directory.path()).status().message()),
               HasSubstr("tokenizer_config.json"));
 }
 

@@ -33,6 +33,7 @@ class GgufCheckpoint : public Checkpoint {
 
   absl::StatusOr<TextSources> ReadTextSources() const override {
     TextSources sources;
+    sources.vocab_size = config_.vocab_size;
     const std::vector<std::string>* tokens = file_->GetStrings("tokenizer.ggml.tokens");
     if (tokens == nullptr) return sources;  // a model without a vocabulary
     sources.gguf = file_.get();

@@ -82,6 +82,28 @@ absl::StatusOr<std::optional<int32_t>> TokenId(const GgufFile& file, const std::
   return std::optional<int32_t>(static_cast<int32_t>(id));
 }
 
+// Ends of turns and texts, by name: a file's eos key names but one of them, and programs are expected to know
+// the others (Qwen's generation_config.json, which is not part of a GGUF file, lists both of its own).
+bool EndsGeneration(std::string_view token) {
+  constexpr std::string_view kEnds[] = {"<|im_end|>", "<|endoftext|>",   "<|eot_id|>",
+                                        "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>"};
+  return std::find(std::begin(kEnds), std::end(kEnds), token) != std::end(kEnds);
+}
+
+void AppendEndsByName(const GgufFile& file, std::vector<int32_t>& ids) {
+  constexpr int64_t kControl = 3, kUserDefined = 4;  // of tokenizer.ggml.token_type
+  const std::vector<std::string>* tokens = file.GetStrings("tokenizer.ggml.tokens");
+  const std::vector<int64_t>* types = file.GetInts("tokenizer.ggml.token_type");
+  if (tokens == nullptr || types == nullptr) return;
+  for (size_t id = 0; id < std::min(tokens->size(), types->size()); ++id) {
+    if ((*types)[id] != kControl && (*types)[id] != kUserDefined) continue;
+    const auto end = static_cast<int32_t>(id);
+    if (EndsGeneration((*tokens)[id]) && std::find(ids.begin(), ids.end(), end) == ids.end()) {
+      ids.push_back(end);
+    }
+  }
+}
+
 absl::Status ReadTokenIds(const GgufFile& file, ModelConfig& config) {
   ASSIGN_OR_RETURN(config.bos_token_id, TokenId(file, "tokenizer.ggml.bos_token_id"));
   // Text, turn and message end: each of them ends generation.
@@ -96,6 +118,7 @@ absl::Status ReadTokenIds(const GgufFile& file, ModelConfig& config) {
     return InvalidArgument("tokenizer.ggml.tokens has {} tokens, the model {}", tokens->size(),
                            config.vocab_size);
   }
+  AppendEndsByName(file, config.eos_token_ids);
   return absl::OkStatus();
 }
 

@@ -55,6 +55,17 @@ TEST(GgufConfig, CollectsEveryTokenThatEndsGeneration) {
   EXPECT_THAT(config->eos_token_ids, ElementsAre(7, 9));
 }
 
+TEST(GgufConfig, KnowsTheEndsOfTurnsByNameWhereTheyAreNoPlainText) {
+  GgufContents contents = Llama();
+  contents.metadata["tokenizer.ggml.eos_token_id"] = uint64_t{1};
+  contents.metadata["tokenizer.ggml.tokens"] =
+      std::vector<std::string>{"<|endoftext|>", "<|im_end|>", "<|im_start|>", "<end_of_turn>", "<|eot_id|>"};
+  contents.metadata["tokenizer.ggml.token_type"] = std::vector<int64_t>{3, 3, 3, 1, 4};
+  const auto config = ConfigFromGguf(MemoryGguf(std::move(contents)));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->eos_token_ids, ElementsAre(1, 0, 4));
+}
+
 TEST(GgufConfig, TakesRopeDivisorsFromTheirTensor) {
   float divisors[] = {1.0f, 8.0f};
   const auto with = [&](std::vector<int64_t> shape) {

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <charconv>
+#include <optional>
 #include <utility>
 
 #include "common/base/status.h"
@@ -55,6 +58,30 @@ std::string TemplateText(const json& config) {
   return "";
 }
 
+// tokenizer_config.json as an object; empty if there is none.
+absl::StatusOr<json> ParseTokenizerConfig(const std::string& directory, const std::string& text) {
+  if (text.empty()) return json::object();
+  auto config = ParseJson(text);
+  if (!config.ok()) return Annotate(config.status(), directory + "/tokenizer_config.json");
+  if (!config->is_object()) return InvalidArgument("{}/tokenizer_config.json: is no JSON object", directory);
+  return config;
+}
+
+// The id of the token that tokenizer_config.json calls the end: in a chat model that of a turn, which
+// config.json need not list. Its table of added tokens, where it has one, says the id.
+std::optional<int32_t> EosIdOf(const json& tokenizer_config, int64_t vocab_size) {
+  const std::string text = TokenText(tokenizer_config, "eos_token");
+  const auto table = tokenizer_config.find("added_tokens_decoder");
+  if (text.empty() || table == tokenizer_config.end() || !table->is_object()) return std::nullopt;
+  for (const auto& [written, token] : table->items()) {
+    int32_t id = 0;
+    const auto [end, error] = std::from_chars(written.data(), written.data() + written.size(), id);
+    if (error != std::errc() || end != written.data() + written.size()) continue;
+    if (id >= 0 && id < vocab_size && token.is_object() && token.value("content", json()) == text) return id;
+  }
+  return std::nullopt;
+}
+
 class HfCheckpoint : public Checkpoint {
  public:
   HfCheckpoint(std::string path, ModelConfig config, std::unique_ptr<SafetensorsFile> file,
@@ -77,21 +104,31 @@ class HfCheckpoint : public Checkpoint {
 
   absl::StatusOr<TextSources> ReadTextSources() const override {
     TextSources sources;
+    sources.vocab_size = config_.vocab_size;
     ASSIGN_OR_RETURN(sources.tokenizer_json, ReadOptional(path_, "tokenizer.json", kMaxTokenizerBytes));
     ASSIGN_OR_RETURN(sources.tokenizer_config_json,
                      ReadOptional(path_, "tokenizer_config.json", kMaxTokenizerConfigBytes));
     ASSIGN_OR_RETURN(sources.chat_template, ReadOptional(path_, "chat_template.jinja", kMaxTemplateBytes));
-    if (sources.tokenizer_config_json.empty()) return sources;
-    auto config = ParseJson(sources.tokenizer_config_json);
-    if (!config.ok()) return Annotate(config.status(), path_ + "/tokenizer_config.json");
-    if (!config->is_object()) return InvalidArgument("{}/tokenizer_config.json: is no JSON object", path_);
-    if (sources.chat_template.empty()) sources.chat_template = TemplateText(*config);
-    sources.bos_token = TokenText(*config, "bos_token");
-    sources.eos_token = TokenText(*config, "eos_token");
+    ASSIGN_OR_RETURN(const json config, ParseTokenizerConfig(path_, sources.tokenizer_config_json));
+    if (sources.chat_template.empty()) sources.chat_template = TemplateText(config);
+    if (sources.chat_template.empty()) {
+      ASSIGN_OR_RETURN(sources.chat_template, TemplateOfProcessor());
+    }
+    sources.bos_token = TokenText(config, "bos_token");
+    sources.eos_token = TokenText(config, "eos_token");
     return sources;
   }
 
  private:
+  // chat_template.json, where models that also take pictures had it for a while.
+  absl::StatusOr<std::string> TemplateOfProcessor() const {
+    ASSIGN_OR_RETURN(const std::string text, ReadOptional(path_, "chat_template.json", kMaxTemplateBytes));
+    if (text.empty()) return std::string();
+    const auto object = ParseJson(text);
+    if (!object.ok()) return Annotate(object.status(), path_ + "/chat_template.json");
+    return object->is_object() ? TemplateText(*object) : std::string();
+  }
+
   const std::unique_ptr<SafetensorsFile> file_;  // what tensors_ borrows from
   const std::unique_ptr<CheckpointTensors> tensors_;
 };
@@ -104,6 +141,14 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std:
                    ReadOptional(directory, "generation_config.json", kMaxConfigBytes));
   ASSIGN_OR_RETURN(ModelConfig config,
                    ParseHuggingFaceConfig(config_json, generation_json, directory + "/config.json"));
+  ASSIGN_OR_RETURN(const std::string tokenizer_config_json,
+                   ReadOptional(directory, "tokenizer_config.json", kMaxTokenizerConfigBytes));
+  ASSIGN_OR_RETURN(const json tokenizer_config, ParseTokenizerConfig(directory, tokenizer_config_json));
+  const std::optional<int32_t> eos = EosIdOf(tokenizer_config, config.vocab_size);
+  auto& eos_ids = config.eos_token_ids;
+  if (eos.has_value() && std::find(eos_ids.begin(), eos_ids.end(), *eos) == eos_ids.end()) {
+    eos_ids.push_back(*eos);
+  }
   ASSIGN_OR_RETURN(auto file, SafetensorsFile::OpenDirectory(directory));
   const bool tied = config.tie_word_embeddings;
   auto tensors = CheckpointTensors::Create(
