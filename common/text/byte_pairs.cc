@@ -1,6 +1,7 @@
 #include "common/text/byte_pairs.h"
 
 #include <algorithm>
+#include <limits>
 #include <queue>
 
 namespace tandem::text {
@@ -11,6 +12,7 @@ uint64_t PairKey(int32_t left, int32_t right) {
 }
 
 constexpr int32_t kGone = -1;
+constexpr size_t kMaxWord = 32;  // symbols up to which the quadratic way is the faster one
 
 struct Symbol {
   int32_t id;
@@ -31,14 +33,39 @@ struct GoesLater {
 
 }  // namespace
 
-bool BytePairMerges::Add(int32_t left, int32_t right, int32_t merged) {
-  return merges_.try_emplace(PairKey(left, right), Merge{static_cast<int32_t>(merges_.size()), merged})
-      .second;
+bool BytePairMerges::Add(int32_t left, int32_t right, int32_t merged, int32_t rank) {
+  return merges_.try_emplace(PairKey(left, right), Merge{rank, merged}).second;
 }
 
 const BytePairMerges::Merge* BytePairMerges::Find(int32_t left, int32_t right) const {
   const auto found = merges_.find(PairKey(left, right));
   return found == merges_.end() ? nullptr : &found->second;
+}
+
+void BytePairMerges::ApplyToWord(std::span<const int32_t> ids, std::vector<int32_t>* out) const {
+  constexpr Merge kNone = {std::numeric_limits<int32_t>::max(), kGone};
+  int32_t symbols[kMaxWord];
+  Merge pairs[kMaxWord];  // of each symbol and the next
+  size_t n = ids.size();
+  const auto look_up = [&](size_t i) {
+    const Merge* merge = i + 1 < n ? Find(symbols[i], symbols[i + 1]) : nullptr;
+    pairs[i] = merge != nullptr ? *merge : kNone;
+  };
+  std::copy(ids.begin(), ids.end(), symbols);
+  for (size_t i = 0; i < n; ++i) look_up(i);
+  while (true) {
+    const size_t best =
+        std::min_element(pairs, pairs + n, [](const Merge& a, const Merge& b) { return a.rank < b.rank; }) -
+        pairs;
+    if (pairs[best].merged == kGone) break;
+    symbols[best] = pairs[best].merged;
+    std::copy(symbols + best + 2, symbols + n, symbols + best + 1);
+    std::copy(pairs + best + 2, pairs + n, pairs + best + 1);
+    --n;
+    look_up(best);
+    if (best > 0) look_up(best - 1);
+  }
+  out->insert(out->end(), symbols, symbols + n);
 }
 
 void BytePairMerges::Apply(std::span<const int32_t> ids, std::vector<int32_t>* out) const {
@@ -47,6 +74,7 @@ void BytePairMerges::Apply(std::span<const int32_t> ids, std::vector<int32_t>* o
     out->insert(out->end(), ids.begin(), ids.end());
     return;
   }
+  if (ids.size() <= kMaxWord) return ApplyToWord(ids, out);
   std::vector<Symbol> symbols(n);
   for (int32_t i = 0; i < n; ++i) symbols[i] = {ids[i], i - 1, i + 1 < n ? i + 1 : -1};
 

@@ -14,7 +14,8 @@ namespace tandem::text {
 class BytePairMerges {
  public:
   // The pair (left, right) becomes `merged`; lower ranks go first. False if the pair has a rank already.
-  bool Add(int32_t left, int32_t right, int32_t merged);
+  bool Add(int32_t left, int32_t right, int32_t merged, int32_t rank);
+  size_t size() const { return merges_.size(); }
 
   // Appends what remains of `symbols` after all merges. O(n log n): a queue of pairs over a linked list of
   // symbols.
@@ -25,6 +26,8 @@ class BytePairMerges {
     int32_t rank, merged;
   };
   const Merge* Find(int32_t left, int32_t right) const;
+  // The same for the few symbols of a usual word, without allocations; quadratic.
+  void ApplyToWord(std::span<const int32_t> symbols, std::vector<int32_t>* out) const;
 
   absl::flat_hash_map<uint64_t, Merge> merges_;
 };

@@ -74,6 +74,7 @@ absl::StatusOr<PreTokenizerKind> FindPreTokenizer(std::string_view name) {
   for (const KnownPreTokenizer& known : kKnown) {
     if (known.name == name) return known.kind;
   }
+  if (name == "llama3" || name == "llama-v3") return PreTokenizerKind::kLlama3;  // older spellings
   return Unimplemented("pre-tokenizer {} is not supported", formats::Quoted(name));
 }
 

@@ -26,8 +26,8 @@ struct Span {
 
 class Tokenizer {
  public:
-  // From tokenizer.json or GGUF metadata. kUnimplemented names a tokenizer type or pre-tokenizer that is not
-  // supported.
+  // From tokenizer.json or GGUF metadata, without added tokens beyond the model's vocab_size. kUnimplemented
+  // names a tokenizer type or pre-tokenizer that is not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(const formats::Checkpoint::TextSources& sources);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(const std::string& tokenizer_json);
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromGguf(const formats::GgufFile& file);

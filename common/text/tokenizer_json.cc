@@ -8,6 +8,7 @@
 #include "common/formats/json.h"
 #include "common/formats/quoted.h"
 #include "common/text/byte_level.h"
+#include "common/text/vocabulary.h"
 
 namespace tandem::text {
 namespace {
@@ -49,21 +50,27 @@ absl::StatusOr<int32_t> TokenId(const json& value, const std::string& what) {
 
 bool IsAbsent(const json& value) { return value.is_null() || (value.is_string() && value == ""); }
 
+std::string TypeOf(const json& step) {
+  const json& type = step.is_object() ? Member(step, "type") : step;
+  return Quoted(type.is_string() ? type.get<std::string>() : type.dump(-1, ' ', true));
+}
+
 // Options of the model that change ids and are not built.
-absl::Status CheckModelOptions(const json& model, bool every_byte_has_a_token) {
+absl::Status CheckModelOptions(const json& model, TokenizerKind kind, bool every_byte_has_a_token) {
   const json& type = Member(model, "type");
   if (!type.is_null() && type != "BPE") {
-    return Unimplemented("tokenizer model {} is not supported",
-                         Quoted(type.is_string() ? type.get<std::string>() : type.dump()));
+    return Unimplemented("tokenizer model {} is not supported", TypeOf(model));
   }
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!IsAbsent(Member(model, key))) return Unimplemented("BPE option '{}' is not supported", key);
   }
   const json& dropout = Member(model, "dropout");
   if (!dropout.is_null() && dropout != 0.0) return Unimplemented("BPE option 'dropout' is not supported");
-  ASSIGN_OR_RETURN(const bool byte_fallback, BoolOr(model, "byte_fallback", false));
-  if (byte_fallback) return Unimplemented("BPE option 'byte_fallback' is not supported");
-  if (!IsAbsent(Member(model, "unk_token")) && !every_byte_has_a_token) {
+  if (kind == TokenizerKind::kSentencePiece) {
+    ASSIGN_OR_RETURN(const bool ignore_merges, BoolOr(model, "ignore_merges", false));
+    if (ignore_merges)
+      return Unimplemented("BPE option 'ignore_merges' is not supported with 'byte_fallback'");
+  } else if (!IsAbsent(Member(model, "unk_token")) && !every_byte_has_a_token) {
     return Unimplemented("BPE option 'unk_token' is not supported where bytes have no token");
   }
   return absl::OkStatus();
@@ -78,7 +85,8 @@ absl::Status ReadVocabulary(const json& vocab, TokenizerModel* out) {
     if (token.kind != TokenKind::kNone) {
       return InvalidArgument("model.vocab: {} and {} both have id {}", Quoted(token.text), Quoted(text), id);
     }
-    token = {TokenKind::kNormal, text};
+    const bool is_byte = out->kind == TokenizerKind::kSentencePiece && ByteOfToken(text).has_value();
+    token = {is_byte ? TokenKind::kByte : TokenKind::kNormal, text};
   }
   return absl::OkStatus();
 }
@@ -123,8 +131,8 @@ absl::Status ReadAddedToken(const json& added, size_t index,
   }
   if (static_cast<size_t>(id) >= out->tokens.size()) out->tokens.resize(id + 1);
   TokenEntry& token = out->tokens[id];
-  if (token.kind == TokenKind::kAdded || token.kind == TokenKind::kSpecial ||
-      (token.kind == TokenKind::kNormal && token.text != *content)) {
+  const bool is_free = token.kind == TokenKind::kNone;
+  if (!is_free && (token.kind != TokenKind::kNormal || token.text != *content)) {
     return InvalidArgument("{} {} has id {}, which is {}", what, Quoted(*content), id, Quoted(token.text));
   }
   token = {special ? TokenKind::kSpecial : TokenKind::kAdded, *content, normalized};
@@ -144,8 +152,8 @@ absl::Status ReadAddedTokens(const json& added_tokens, TokenizerModel* out) {
   return absl::OkStatus();
 }
 
-// The steps of a pre-tokenizer (`list_key` pretokenizers) or post-processor (processors), sequences taken
-// apart.
+// The steps of a normalizer (`list_key` normalizers), pre-tokenizer (pretokenizers), decoder (decoders) or
+// post-processor (processors), sequences taken apart.
 absl::Status Flatten(const json& step, const char* list_key, std::vector<const json*>* out) {
   if (!step.is_object()) return InvalidArgument("a step of '{}' is no object", list_key);
   if (Member(step, "type") != "Sequence") {
@@ -155,6 +163,63 @@ absl::Status Flatten(const json& step, const char* list_key, std::vector<const j
   const json& list = Member(step, list_key);
   if (!list.is_array()) return InvalidArgument("'{}' is no array", list_key);
   for (const json& part : list) RETURN_IF_ERROR(Flatten(part, list_key, out));  // as deep as the JSON may be
+  return absl::OkStatus();
+}
+
+// Whether the step replaces one string by another.
+bool IsReplace(const json& step, std::string_view from, std::string_view to) {
+  const json& pattern = Member(step, "pattern");
+  return Member(step, "type") == "Replace" && pattern.is_object() && Member(pattern, "String") == from &&
+         Member(step, "content") == to;
+}
+
+absl::StatusOr<NormalizerKind> ReadNormalizer(const json& normalizer) {
+  if (normalizer.is_null()) return NormalizerKind::kNone;
+  std::vector<const json*> steps;
+  RETURN_IF_ERROR(Flatten(normalizer, "normalizers", &steps));
+  if (steps.empty()) return NormalizerKind::kNone;
+  for (const json* step : steps) {
+    if (steps.size() > 1 || (Member(*step, "type") != "NFC" && !IsReplace(*step, " ", kSpaceMarkUtf8))) {
+      return Unimplemented("normalizer {} is not supported", TypeOf(*step));
+    }
+  }
+  return Member(*steps[0], "type") == "NFC" ? NormalizerKind::kNfc : NormalizerKind::kSpaceMarks;
+}
+
+// What a SentencePiece-like tokenizer must say beside its model: spaces become marks, and come back.
+absl::Status CheckSentencePiece(const json& root, NormalizerKind normalizer) {
+  if (normalizer != NormalizerKind::kSpaceMarks) {
+    return Unimplemented("a tokenizer with 'byte_fallback' and normalizer {} is not supported",
+                         NormalizerName(normalizer));
+  }
+  const json& pre_tokenizer = Member(root, "pre_tokenizer");
+  if (!pre_tokenizer.is_null()) {
+    // After the normalizer no space is left to split at.
+    const json& pattern = pre_tokenizer.is_object() ? Member(pre_tokenizer, "pattern") : pre_tokenizer;
+    if (!pattern.is_object() || Member(pre_tokenizer, "type") != "Split" ||
+        Member(pattern, "String") != " " || Member(pre_tokenizer, "invert") != false) {
+      return Unimplemented("pre-tokenizer {} is not supported with 'byte_fallback'", TypeOf(pre_tokenizer));
+    }
+  }
+  std::vector<const json*> steps;
+  RETURN_IF_ERROR(Flatten(Member(root, "decoder"), "decoders", &steps));
+  if (steps.size() != 3 || !IsReplace(*steps[0], kSpaceMarkUtf8, " ") ||
+      Member(*steps[1], "type") != "ByteFallback" || Member(*steps[2], "type") != "Fuse") {
+    return Unimplemented(
+        "a decoder other than Replace, ByteFallback, Fuse is not supported with "
+        "'byte_fallback'");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckByteLevel(const json& root, NormalizerKind normalizer) {
+  if (normalizer == NormalizerKind::kSpaceMarks) {
+    return Unimplemented("normalizer 'Replace' is not supported without 'byte_fallback'");
+  }
+  const json& decoder = Member(root, "decoder");
+  if (!decoder.is_null() && (!decoder.is_object() || Member(decoder, "type") != "ByteLevel")) {
+    return Unimplemented("a decoder other than ByteLevel is not supported");
+  }
   return absl::OkStatus();
 }
 
@@ -193,8 +258,7 @@ absl::Status ReadPostProcessor(const json& post_processor, TokenizerModel* out) 
     if (type == "ByteLevel") continue;
     const json& single = Member(*step, "single");
     if (type != "TemplateProcessing" || !single.is_array() || !out->prompt_prefix.empty()) {
-      return Unimplemented("post-processor {} is not supported",
-                           Quoted(type.is_string() ? type.get<std::string>() : type.dump()));
+      return Unimplemented("post-processor {} is not supported", TypeOf(*step));
     }
     bool after_text = false;
     for (const json& piece : single) {
@@ -235,20 +299,17 @@ absl::StatusOr<TokenizerModel> ReadTokenizerJson(const std::string& tokenizer_js
   if (!root.is_object()) return InvalidArgument("no JSON object");
   const json& model = Member(root, "model");
   if (!model.is_object()) return InvalidArgument("'model' is no object");
-  RETURN_IF_ERROR(CheckModelOptions(model, EveryByteHasAToken(Member(model, "vocab"))));
-  const json& normalizer = Member(root, "normalizer");
-  if (!normalizer.is_null()) {
-    const json& type = normalizer.is_object() ? Member(normalizer, "type") : normalizer;
-    return Unimplemented("normalizer {} is not supported",
-                         Quoted(type.is_string() ? type.get<std::string>() : type.dump()));
-  }
-  const json& decoder = Member(root, "decoder");
-  if (!decoder.is_null() && (!decoder.is_object() || Member(decoder, "type") != "ByteLevel")) {
-    return Unimplemented("a decoder other than ByteLevel is not supported");
-  }
-
   TokenizerModel out;
-  ASSIGN_OR_RETURN(out.pre_tokenizer, ReadPreTokenizer(Member(root, "pre_tokenizer")));
+  ASSIGN_OR_RETURN(const bool byte_fallback, BoolOr(model, "byte_fallback", false));
+  if (byte_fallback) out.kind = TokenizerKind::kSentencePiece;
+  RETURN_IF_ERROR(CheckModelOptions(model, out.kind, EveryByteHasAToken(Member(model, "vocab"))));
+  ASSIGN_OR_RETURN(out.normalizer, ReadNormalizer(Member(root, "normalizer")));
+  if (byte_fallback) {
+    RETURN_IF_ERROR(CheckSentencePiece(root, out.normalizer));
+  } else {
+    RETURN_IF_ERROR(CheckByteLevel(root, out.normalizer));
+    ASSIGN_OR_RETURN(out.pre_tokenizer, ReadPreTokenizer(Member(root, "pre_tokenizer")));
+  }
   ASSIGN_OR_RETURN(out.ignore_merges, BoolOr(model, "ignore_merges", false));
   RETURN_IF_ERROR(ReadVocabulary(Member(model, "vocab"), &out));
   RETURN_IF_ERROR(ReadMerges(Member(model, "merges"), &out));

@@ -90,6 +90,23 @@ TEST(Tokenizer, NormalizedAddedTokensAreLookedForInWhatOthersLeft) {
   EXPECT_THAT(Encode(*tokenizer, {{"x<s>", false}}), ElementsAre(259, '>'));
 }
 
+TEST(Tokenizer, NormalisesWhatLiesBetweenAddedTokens) {
+  json description = SmallTokenizer();
+  description["normalizer"] = {{"type", "NFC"}};
+  description["added_tokens"].push_back(
+      {{"id", 259}, {"content", "<e\u0301>"}, {"special", true}, {"normalized", true}});
+  const auto tokenizer = Load(description);
+  EXPECT_THAT(Encode(*tokenizer, {{"e\u0301<think>"}}), ElementsAre(0xc3, 0xa9, 258));
+  EXPECT_THAT(Encode(*tokenizer, {{"e", true}, {"\u0301"}}), ElementsAre(0xc3, 0xa9));
+  // A token of the second pass is normalised like the text.
+  EXPECT_THAT(Encode(*tokenizer, {{"<e\u0301>", true}}), ElementsAre(259));
+  EXPECT_THAT(Encode(*tokenizer, {{"<\u00e9>", true}}), ElementsAre(259));
+  EXPECT_THAT(Encode(*tokenizer, {{"<\u00e9>"}}), ElementsAre('<', 0xc3, 0xa9, '>'));
+  // Where characters move, part of a text that is trusted is not enough.
+  EXPECT_THAT(Encode(*tokenizer, {{"e\u0301"}, {"<e\u0301>", true}}),
+              ElementsAre(0xc3, 0xa9, '<', 0xc3, 0xa9, '>'));
+}
+
 TEST(Tokenizer, SpansAreOneTextToThePreTokenizer) {
   const auto tokenizer = Load(SmallTokenizer({{"a", "b"}}));
   EXPECT_THAT(Encode(*tokenizer, {{"a", true}, {"b", false}}), ElementsAre(256));
@@ -120,6 +137,20 @@ TEST(Tokenizer, TemplateProcessingGivesThePromptPrefix) {
       {"single", {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}}}}}}};
   EXPECT_THAT(Load(description)->prompt_prefix(), ElementsAre(256));
   EXPECT_THAT(Load(SmallTokenizer())->prompt_prefix(), IsEmpty());
+}
+
+TEST(Tokenizer, AddedTokensThatTheModelHasNoRowsForAreText) {
+  formats::Checkpoint::TextSources sources;
+  sources.tokenizer_json = SmallTokenizer().dump();
+  sources.vocab_size = 258;  // of 259
+  const auto tokenizer = Tokenizer::Create(sources);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->vocab_size(), 258);
+  EXPECT_THAT(Encode(**tokenizer, {{"<s><think>", true}}),
+              ElementsAre(256, '<', 't', 'h', 'i', 'n', 'k', '>'));
+  sources.vocab_size = 255;
+  EXPECT_EQ(Tokenizer::Create(sources).status().message(),
+            "tokenizer.json: the tokenizer has 259 ids, the model only 255");
 }
 
 TEST(Tokenizer, KnowsItsTokens) {
@@ -221,11 +252,15 @@ TEST(Tokenizer, RefusesHostileOrUnknownFiles) {
       {"added lstrip", [](json& t) { t["added_tokens"][0]["lstrip"] = true; }, kUnknown, "lstrip"},
       {"normalizer",
        [](json& t) {
-         t["normalizer"] = {{"type", "NFC"}};
+         t["normalizer"] = {{"type", "NFKC"}};
        },
-       kUnknown, "`NFC`"},
+       kUnknown, "normalizer `NFKC`"},
+      {"two normalizers",
+       [](json& t) {
+         t["normalizer"] = {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "NFC"}}}}};
+       },
+       kUnknown, "normalizer `NFC`"},
       {"model type", [](json& t) { t["model"]["type"] = "Unigram"; }, kUnknown, "`Unigram`"},
-      {"byte fallback", [](json& t) { t["model"]["byte_fallback"] = true; }, kUnknown, "byte_fallback"},
       {"dropout", [](json& t) { t["model"]["dropout"] = 0.1; }, kUnknown, "dropout"},
       {"no pre-tokenizer", [](json& t) { t.erase("pre_tokenizer"); }, kUnknown, "pre-tokenizer"},
       {"pre-tokenizer",
