@@ -6,6 +6,7 @@
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <utility>
 
 #include "common/kernels/dispatch.h"
 #include "common/kernels/half.h"
@@ -55,14 +56,14 @@ struct Scene {
   int64_t stride() const { return int64_t{num_heads} * head_dim + 5; }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim)); }
 
-  std::vector<float> Run(ThreadPool& pool) const {
+  std::vector<float> Run(ThreadPool& pool, int32_t window = 0) const {
     std::vector<float> out(tokens * stride(), 7.0f);
-    Attention(q.data(), stride(), 1, rows, *cache, num_heads, scale(), out.data(), stride(), pool);
+    Attention(q.data(), stride(), 1, rows, *cache, num_heads, scale(), out.data(), stride(), pool, window);
     return out;
   }
-  std::vector<float> Reference() const {
+  std::vector<float> Reference(int32_t window = 0) const {
     std::vector<float> out(tokens * stride(), 7.0f);
-    AttentionReference(q.data(), stride(), 1, rows, *cache, num_heads, scale(), out.data(), stride());
+    AttentionReference(q.data(), stride(), 1, rows, *cache, num_heads, scale(), out.data(), stride(), window);
     return out;
   }
 
@@ -108,8 +109,8 @@ TEST_P(AttentionTest, EqualsTheReferenceBitByBitForAnyThreads) {
   for (const int threads : {1, 2, 3}) {
     ThreadPool pool(threads);
     for (const KvType type : {KvType::kF32, KvType::kBF16}) {
-      for (const Heads h :
-           {Heads{9, 3, 64}, Heads{4, 4, 8}, Heads{4, 1, 24}, Heads{5, 1, 48}, Heads{2, 1, 136}}) {
+      for (const Heads h : {Heads{9, 3, 64}, Heads{4, 4, 8}, Heads{4, 1, 24}, Heads{5, 1, 48},
+                            Heads{2, 1, 136}, Heads{7, 1, 12}, Heads{2, 2, 2}}) {
         const Scene scene(type, h.heads, h.kv_heads, h.head_dim, kSequences, pool);
         // The poisoned rest of each last block would show as NaN.
         EXPECT_TRUE(SameBits(scene.Run(pool), scene.Reference()))
@@ -175,6 +176,73 @@ TEST_P(AttentionTest, InAWholeBlockEachRowGetsWhatTheLastOneWould) {
       EXPECT_EQ(same_as_causal, i == rows.num_rows - 1) << "row " << i;
     }
   }
+}
+
+// Windows within a KV block, around its size and a span's, over several spans, and beyond every sequence.
+constexpr int32_t kWindows[] = {1, 2, 9, 16, 17, 40, 255, 257, 512, 700, 5000};
+
+TEST_P(AttentionTest, WindowsEqualTheReferenceBitByBitForAnyThreads) {
+  for (const auto& [threads, type] : {std::pair(1, KvType::kF32), std::pair(3, KvType::kBF16)}) {
+    ThreadPool pool(threads);
+    for (const Heads h : {Heads{9, 3, 64}, Heads{5, 1, 24}}) {
+      for (const bool whole_blocks : {false, true}) {
+        Scene scene(type, h.heads, h.kv_heads, h.head_dim, whole_blocks ? kBlocks : kSequences, pool);
+        if (whole_blocks) scene.SeeWholeBlocks();
+        for (const int32_t window : kWindows) {
+          EXPECT_TRUE(SameBits(scene.Run(pool, window), scene.Reference(window)))
+              << KvTypeName(type) << ", " << h.heads << " heads, dim " << h.head_dim << ", window " << window
+              << ", whole blocks " << whole_blocks << ", " << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, AWindowLeavesOutJustWhatLiesBeforeIt) {
+  ThreadPool pool(2);
+  for (const int32_t window : kWindows) {
+    Scene scene(KvType::kF32, 4, 2, 16, {{600, 40}}, pool);
+    const std::vector<float> out = scene.Run(pool, window);
+    // What the first row's window leaves out may be anything; what a later row leaves out differs by row.
+    const int32_t first_seen = scene.rows[0].FirstSeen(0, window);
+    EXPECT_EQ(first_seen, std::max(0, 560 - window + 1));
+    std::vector<float> k(32, NAN), v(32, NAN);
+    for (int32_t position = 0; position < first_seen; ++position) {
+      const SequenceRows one = {0, 1, position, scene.tables[0]};
+      WriteKv(k.data(), v.data(), 32, 1, {&one, 1}, *scene.cache, pool);
+    }
+    EXPECT_TRUE(SameBits(scene.Run(pool, window), out)) << window;
+    if (first_seen == 0) continue;
+    // The first position that is seen does count.
+    const SequenceRows one = {0, 1, first_seen, scene.tables[0]};
+    WriteKv(k.data(), v.data(), 32, 1, {&one, 1}, *scene.cache, pool);
+    EXPECT_TRUE(std::isnan(scene.Run(pool, window)[0])) << window;
+  }
+}
+
+TEST_P(AttentionTest, WithAWindowARowDoesNotDependOnTheOthersOfItsStep) {
+  ThreadPool pool(2);
+  const Scene scene(KvType::kBF16, 9, 3, 64, {{300, 70}, {700, 9}}, pool);
+  for (const int32_t window : {9, 250, 300}) {
+    const std::vector<float> together = scene.Run(pool, window);
+    for (const SequenceRows& rows : scene.rows) {
+      for (int i = 0; i < rows.num_rows; ++i) {
+        const SequenceRows alone = {0, 1, rows.first_position + i, rows.blocks};
+        const int64_t at = (rows.first_row + i) * scene.stride();
+        std::vector<float> out(scene.stride(), 7.0f);
+        Attention(scene.q.data() + at, scene.stride(), 1, {&alone, 1}, *scene.cache, 9, scene.scale(),
+                  out.data(), scene.stride(), pool, window);
+        EXPECT_TRUE(SameBits(out, {together.begin() + at, together.begin() + at + scene.stride()}))
+            << "row " << i << ", window " << window;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, AWindowOfTheWholeSequenceChangesNothing) {
+  ThreadPool pool(1);
+  const Scene scene(KvType::kBF16, 9, 3, 64, kSequences, pool);
+  EXPECT_TRUE(SameBits(scene.Run(pool, 1025), scene.Run(pool)));
 }
 
 TEST_P(AttentionTest, ExtremeScoresStayFinite) {

@@ -24,7 +24,7 @@ inline constexpr int kKvBlockPositions = 16;
 
 struct KvLayerShape {
   int num_kv_heads = 0;
-  int head_dim = 0;  // multiple of 8
+  int head_dim = 0;
 };
 
 struct KvLayout {

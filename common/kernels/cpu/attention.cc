@@ -101,7 +101,8 @@ void WriteKv(const float* k, const float* v, int64_t stride, int layer,
 
 void Attention(const float* q, int64_t q_stride, int layer, std::span<const SequenceRows> sequences,
                const KvCache& cache, int num_heads, float scale, float* out, int64_t out_stride,
-               ThreadPool& pool) {
+               ThreadPool& pool, int32_t window) {
+  TANDEM_CHECK(window >= 0);
   const int kv_heads = cache.layout().layers[layer].num_kv_heads;
   TANDEM_CHECK(num_heads % kv_heads == 0);
   const int heads_per_kv = num_heads / kv_heads;
@@ -136,6 +137,7 @@ void Attention(const float* q, int64_t q_stride, int layer, std::span<const Sequ
                       .kv_head = index % kv_heads,
                       .heads_per_kv = heads_per_kv,
                       .scale = scale,
+                      .window = window,
                       .pair_begin = begin,
                       .pair_end = std::min(rows->num_rows * heads_per_kv, begin + group)});
   });

@@ -44,7 +44,9 @@ struct Work {
   alignas(64) float o[kMaxPairs * kMaxHeadDim];
   alignas(64) float total_o[kMaxPairs * kMaxHeadDim];
   float m[kMaxPairs], l[kMaxPairs], total_m[kMaxPairs], total_l[kMaxPairs];
-  int position[kMaxPairs] = {};  // the last that each pair sees
+  // The first and the last position that each pair sees; both ascend with the pairs.
+  int first[kMaxPairs] = {};
+  int position[kMaxPairs] = {};
 };
 
 // Where a span's K and V of one KV head lie.
@@ -98,6 +100,16 @@ HWY_INLINE int Visible(const Work& work, int pair, int span_start, int tile) {
   return work.position[pair] + 1 - (span_start + tile * kLanes);
 }
 
+// Lanes of the span's tile before the pair's first position: 0 or less means none.
+HWY_INLINE int Hidden(const Work& work, int pair, int span_start, int tile) {
+  return work.first[pair] - (span_start + tile * kLanes);
+}
+
+// The tile of a span of `tiles` with which a pair begins; `tiles` if it does not see that far back.
+HWY_INLINE int FirstTile(const Work& work, int pair, int span_start, int tiles) {
+  return std::min(std::max(0, work.first[pair] - span_start) / kLanes, tiles);
+}
+
 // Scores to exponentials, running maximum and sum of one pair.
 void Softmax(int pair, int span_start, int tiles, Work& work) {
   float* const s = work.s + pair * kAttentionSpan;
@@ -105,15 +117,18 @@ void Softmax(int pair, int span_start, int tiles, Work& work) {
   alignas(64) float sums[kSpanTiles];
   float m = -kInfinity;
   std::fill(c, c + kLanes, 0.0f);
-  int used = 0;
+  const int begin = FirstTile(work, pair, span_start, tiles);
+  int used = begin;
   for (; used < tiles && Visible(work, pair, span_start, used) > 0; ++used) {
-    const int visible = Visible(work, pair, span_start, used);
+    const int visible = Visible(work, pair, span_start, used), hidden = Hidden(work, pair, span_start, used);
     F32x16 scores = Load(s + used * kLanes);
     if (visible < kLanes) scores = FirstN(scores, visible, -kInfinity);
+    if (hidden > 0) scores = FromN(scores, hidden, -kInfinity);
     const float tile_max = TreeMax(scores);
     const float next = m > tile_max ? m : tile_max;
     F32x16 e = ExpLanes(Sub(scores, Set(next)));
     if (visible < kLanes) e = FirstN(e, visible, 0.0f);
+    if (hidden > 0) e = FromN(e, hidden, 0.0f);
     Store(e, s + used * kLanes);
     sums[used] = TreeSum(e);
     c[used] = m - next;
@@ -121,15 +136,19 @@ void Softmax(int pair, int span_start, int tiles, Work& work) {
   }
   Store(ExpLanes(Load(c)), c);
   float l = 0.0f;
-  for (int tile = 0; tile < used; ++tile) l = std::fma(l, c[tile], sums[tile]);
+  for (int tile = begin; tile < used; ++tile) l = std::fma(l, c[tile], sums[tile]);
   work.m[pair] = m;
   work.l[pair] = l;
 }
 
-// o of P pairs and V vectors of 16 dimensions from d on, over tiles [begin, end) with `visible` positions
-// each.
+// Tiles [begin, end) of a span, of each of which positions [first, last) count.
+struct TileRange {
+  int begin, end, first, last;
+};
+
+// o of P pairs and V vectors of 16 dimensions from d on, over the tiles.
 template <KvType type, int P, int V>
-HWY_NOINLINE void Outputs(const SpanKv& kv, int begin, int end, int visible, int pair, int d, int head_dim,
+HWY_NOINLINE void Outputs(const SpanKv& kv, const TileRange& tiles, int pair, int d, int head_dim,
                           Work& work) {
   F32x16 o[P][V];
 #pragma GCC unroll 8
@@ -137,7 +156,7 @@ HWY_NOINLINE void Outputs(const SpanKv& kv, int begin, int end, int visible, int
 #pragma GCC unroll 8
     for (int i = 0; i < V; ++i) o[p][i] = Load(work.o + (pair + p) * kMaxHeadDim + d + i * kLanes);
   }
-  for (int tile = begin; tile < end; ++tile) {
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       const F32x16 c = Set(work.c[(pair + p) * kLanes + tile]);
@@ -146,7 +165,7 @@ HWY_NOINLINE void Outputs(const SpanKv& kv, int begin, int end, int visible, int
     }
     const std::byte* const v = kv.v[tile];
     const float* const e = work.s + pair * kAttentionSpan + tile * kLanes;
-    for (int j = 0; j < visible; ++j) {
+    for (int j = tiles.first; j < tiles.last; ++j) {
       F32x16 row[V];
 #pragma GCC unroll 8
       for (int i = 0; i < V; ++i) row[i] = LoadKv<type>(v, int64_t{j} * head_dim + d + i * kLanes);
@@ -167,7 +186,7 @@ HWY_NOINLINE void Outputs(const SpanKv& kv, int begin, int end, int visible, int
 
 // Tables by pairs - 1.
 using ScoresFunction = void (*)(const SpanKv&, int, int, int, Work&);
-using OutputsFunction = void (*)(const SpanKv&, int, int, int, int, int, int, Work&);
+using OutputsFunction = void (*)(const SpanKv&, const TileRange&, int, int, int, Work&);
 
 template <KvType type, int tiles, int... i>
 ScoresFunction PickScores(int pairs, std::integer_sequence<int, i...>) {
@@ -182,25 +201,36 @@ OutputsFunction PickOutputs(int pairs, std::integer_sequence<int, i...>) {
 inline constexpr auto kPairs = std::make_integer_sequence<int, kPairBatch>();
 
 template <KvType type>
-void AllOutputs(const SpanKv& kv, int begin, int end, int visible, int pair, int pairs, int head_dim,
-                Work& work) {
+void AllOutputs(const SpanKv& kv, const TileRange& tiles, int pair, int pairs, int head_dim, Work& work) {
   const int vectors = (head_dim + kLanes - 1) / kLanes;
   int i = 0;
   for (; i + kOutputVectors <= vectors; i += kOutputVectors) {
-    PickOutputs<type, kOutputVectors>(pairs, kPairs)(kv, begin, end, visible, pair, i * kLanes, head_dim,
-                                                     work);
+    PickOutputs<type, kOutputVectors>(pairs, kPairs)(kv, tiles, pair, i * kLanes, head_dim, work);
   }
   for (; i < vectors; ++i) {
-    PickOutputs<type, 1>(pairs, kPairs)(kv, begin, end, visible, pair, i * kLanes, head_dim, work);
+    PickOutputs<type, 1>(pairs, kPairs)(kv, tiles, pair, i * kLanes, head_dim, work);
   }
 }
 
-// One span for all pairs of the group; leaves (m, l, o) of the span.
+// `pairs` pairs of one row over those of tiles [begin, end) that it sees, in full or in part.
 template <KvType type>
-void RunSpan(const SpanKv& kv, int span_start, int tiles, int pairs, int head_dim, Work& work) {
+void OutputsOfRow(const SpanKv& kv, int span_start, int begin, int end, int pair, int pairs, int head_dim,
+                  Work& work) {
+  for (int tile = begin; tile < end && Visible(work, pair, span_start, tile) > 0; ++tile) {
+    const int first = std::max(0, Hidden(work, pair, span_start, tile));
+    const int last = std::min(kLanes, Visible(work, pair, span_start, tile));
+    AllOutputs<type>(kv, {tile, tile + 1, first, last}, pair, pairs, head_dim, work);
+  }
+}
+
+// One span for all pairs of the group, from the first tile that any of them sees; leaves (m, l, o) of the
+// span.
+template <KvType type>
+void RunSpan(const SpanKv& kv, int span_start, int first_tile, int tiles, int pairs, int head_dim,
+             Work& work) {
   for (int pair = 0; pair < pairs; pair += kPairBatch) {
     const int batch = std::min(kPairBatch, pairs - pair);
-    int tile = 0;
+    int tile = first_tile;
     for (; tile + kScoreTiles <= tiles; tile += kScoreTiles) {
       PickScores<type, kScoreTiles>(batch, kPairs)(kv, tile, pair, head_dim, work);
     }
@@ -212,17 +242,20 @@ void RunSpan(const SpanKv& kv, int span_start, int tiles, int pairs, int head_di
     std::fill(o, o + (head_dim + kLanes - 1) / kLanes * kLanes, 0.0f);
   }
   for (int pair = 0; pair < pairs; pair += kPairBatch) {
-    const int batch = std::min(kPairBatch, pairs - pair);
-    // Positions ascend with the pairs: what the first sees in full, all do.
-    const int full = std::clamp((work.position[pair] + 1 - span_start) / kLanes, 0, tiles);
-    AllOutputs<type>(kv, 0, full, kLanes, pair, batch, head_dim, work);
-    const bool same_row = work.position[pair] == work.position[pair + batch - 1];
+    const int batch = std::min(kPairBatch, pairs - pair), last = pair + batch - 1;
+    // Positions ascend with the pairs: what the first sees at the end and the last at the beginning, all do.
+    const int end = std::clamp((work.position[pair] + 1 - span_start) / kLanes, 0, tiles);
+    const int begin = std::min((std::max(0, work.first[last] - span_start) + kLanes - 1) / kLanes, end);
+    const bool same_row = work.position[pair] == work.position[last];
     const int step = same_row ? batch : 1;
-    for (int p = pair; p < pair + batch; p += step) {
-      for (int tile = full; tile < tiles && Visible(work, p, span_start, tile) > 0; ++tile) {
-        const int visible = std::min(kLanes, Visible(work, p, span_start, tile));
-        AllOutputs<type>(kv, tile, tile + 1, visible, p, step, head_dim, work);
-      }
+    for (int p = pair; p <= last; p += step) {
+      const int row_begin = FirstTile(work, p, span_start, tiles);
+      OutputsOfRow<type>(kv, span_start, row_begin, begin, p, step, head_dim, work);
+    }
+    AllOutputs<type>(kv, {begin, end, 0, kLanes}, pair, batch, head_dim, work);
+    for (int p = pair; p <= last; p += step) {
+      const int row_end = std::max(end, FirstTile(work, p, span_start, tiles));
+      OutputsOfRow<type>(kv, span_start, row_end, tiles, p, step, head_dim, work);
     }
   }
 }
@@ -246,6 +279,9 @@ void MergeSpan(int pair, bool first, int head_dim, Work& work) {
   }
 }
 
+// Where the span begins that a position lies in.
+HWY_INLINE int SpanOf(int position) { return position / kAttentionSpan * kAttentionSpan; }
+
 void AttentionTileRun(const AttentionTile& tile) {
   const KvLayout& layout = tile.cache->layout();
   const int head_dim = layout.layers[tile.layer].head_dim;
@@ -261,30 +297,35 @@ void AttentionTileRun(const AttentionTile& tile) {
 
   Work work;
   for (int pair = 0; pair < pairs; ++pair) {
+    work.first[pair] = tile.rows->FirstSeen(row_of(pair), tile.window);
     work.position[pair] = tile.rows->LastSeen(row_of(pair));
     const float* const q =
         tile.q + (tile.rows->first_row + row_of(pair)) * tile.q_stride + head_of(pair) * head_dim;
     for (int d = 0; d < head_dim; ++d) work.q[d * kMaxPairs + pair] = q[d] * tile.scale;
   }
   const int last_position = work.position[pairs - 1];
-  for (int start = 0; start <= last_position; start += kAttentionSpan) {
-    // Pairs whose row lies before this span have their totals already.
-    int first_pair = 0;
+  for (int start = SpanOf(work.first[0]); start <= last_position; start += kAttentionSpan) {
+    // Pairs whose row lies before this span have their totals already; some may not see this far back.
+    int first_pair = 0, end_pair = pairs;
     while (first_pair < pairs && work.position[first_pair] < start) ++first_pair;
+    while (work.first[end_pair - 1] >= start + kAttentionSpan) --end_pair;
     const int tiles = std::min(kSpanTiles, (last_position - start) / kKvBlockPositions + 1);
+    const int first_tile = FirstTile(work, first_pair, start, tiles);
     SpanKv kv;
-    for (int i = 0; i < tiles; ++i) {
+    for (int i = first_tile; i < tiles; ++i) {
       const std::byte* const base =
           tile.cache->block(tile.rows->blocks[start / kKvBlockPositions + i]) + kv_offset;
       kv.k[i] = base;
       kv.v[i] = base + half_bytes;
     }
     if (layout.type == KvType::kF32) {
-      RunSpan<KvType::kF32>(kv, start, tiles, pairs, head_dim, work);
+      RunSpan<KvType::kF32>(kv, start, first_tile, tiles, pairs, head_dim, work);
     } else {
-      RunSpan<KvType::kBF16>(kv, start, tiles, pairs, head_dim, work);
+      RunSpan<KvType::kBF16>(kv, start, first_tile, tiles, pairs, head_dim, work);
     }
-    for (int pair = first_pair; pair < pairs; ++pair) MergeSpan(pair, start == 0, head_dim, work);
+    for (int pair = first_pair; pair < end_pair; ++pair) {
+      MergeSpan(pair, start == SpanOf(work.first[pair]), head_dim, work);
+    }
   }
   for (int pair = 0; pair < pairs; ++pair) {
     float* const out =

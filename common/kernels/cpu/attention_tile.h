@@ -7,7 +7,6 @@
 
 namespace tandem::kernels {
 
-inline constexpr int kMaxHeadDim = 512;
 inline constexpr int kMaxPairs = 16;  // of one tile
 
 // Pair i stands for row i / heads_per_kv of the sequence and query head kv_head * heads_per_kv + i %
@@ -23,6 +22,7 @@ struct AttentionTile {
   int kv_head;
   int heads_per_kv;
   float scale;
+  int32_t window;            // 0 = none
   int pair_begin, pair_end;  // at most kMaxPairs
 };
 

@@ -11,7 +11,7 @@ namespace tandem::kernels {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-// Kernels load V in full vectors of 16 elements, past the end if head_dim is an odd multiple of 8.
+// Kernels load V in full vectors of 16 elements, past the end if head_dim is no multiple of 16.
 constexpr int64_t kSlackBytes = 64;
 
 }  // namespace
@@ -21,7 +21,7 @@ KvLayout KvLayout::Create(KvType type, std::vector<KvLayerShape> layers) {
   layout.type = type;
   const int64_t element_bytes = type == KvType::kF32 ? 4 : 2;
   for (const KvLayerShape& layer : layers) {
-    TANDEM_CHECK(layer.num_kv_heads > 0 && layer.head_dim > 0 && layer.head_dim % 8 == 0);
+    TANDEM_CHECK(layer.num_kv_heads > 0 && layer.head_dim > 0);
     layout.layer_offset.push_back(layout.block_bytes);
     const int64_t bytes =
         int64_t{2} * layer.num_kv_heads * layer.head_dim * kKvBlockPositions * element_bytes;

@@ -61,6 +61,7 @@ inline F32x16 MulAdd(const F32x16& a, const F32x16& b, const F32x16& c) {
   TANDEM_LANEWISE(std::fma(a.lane[i], b.lane[i], c.lane[i]));
 }
 inline F32x16 FirstN(const F32x16& a, int n, float rest) { TANDEM_LANEWISE(i < n ? a.lane[i] : rest); }
+inline F32x16 FromN(const F32x16& a, int n, float rest) { TANDEM_LANEWISE(i < n ? rest : a.lane[i]); }
 inline void StoreInt8(const F32x16& v, int8_t* p) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(v.lane[i]);
 }
@@ -162,6 +163,12 @@ HWY_INLINE F32x16 FirstN(const F32x16& a, int n, float rest) {
   TANDEM_REGWISE(hn::IfThenElse(
       hn::Lt(hn::Iota(d, static_cast<float>(i * kRegLanes)), hn::Set(d, static_cast<float>(n))), a.reg[i],
       hn::Set(d, rest)));
+}
+// The same with the lanes from n on.
+HWY_INLINE F32x16 FromN(const F32x16& a, int n, float rest) {
+  TANDEM_REGWISE(hn::IfThenElse(
+      hn::Lt(hn::Iota(d, static_cast<float>(i * kRegLanes)), hn::Set(d, static_cast<float>(n))),
+      hn::Set(d, rest), a.reg[i]));
 }
 // Lanes hold integers within int8.
 HWY_INLINE void StoreInt8(const F32x16& v, int8_t* p) {

@@ -94,8 +94,10 @@ float KvAt(const std::byte* p, KvType type, int64_t index) {
   return FloatFromBF16(bits);
 }
 
+// Lanes [begin, end) of the tile are seen.
 void AddTile(const float* q, float scale, const std::byte* k, const std::byte* v, KvType type, int head_dim,
-             int visible, Softmax& state) {
+             int begin, int end, Softmax& state) {
+  const auto seen = [&](int j) { return begin <= j && j < end; };
   float s[kKvBlockPositions], e[kKvBlockPositions];
   float m = state.m;
   for (int j = 0; j < kKvBlockPositions; ++j) {
@@ -103,7 +105,7 @@ void AddTile(const float* q, float scale, const std::byte* k, const std::byte* v
     for (int d = 0; d < head_dim; ++d) {
       s[j] = std::fma(q[d] * scale, KvAt(k, type, int64_t{d} * kKvBlockPositions + j), s[j]);
     }
-    if (j >= visible) s[j] = -kInfinity;
+    if (!seen(j)) s[j] = -kInfinity;
   }
   // The same tree as the sum's; matters only for which zero or NaN comes out.
   float best[kKvBlockPositions];
@@ -113,14 +115,14 @@ void AddTile(const float* q, float scale, const std::byte* k, const std::byte* v
   }
   m = Max(m, best[0]);
   const float c = Exp(state.m - m);
-  for (int j = 0; j < kKvBlockPositions; ++j) e[j] = j < visible ? Exp(s[j] - m) : 0.0f;
+  for (int j = 0; j < kKvBlockPositions; ++j) e[j] = seen(j) ? Exp(s[j] - m) : 0.0f;
   float lanes[kPanelRows];
   std::copy(e, e + kKvBlockPositions, lanes);
   state.l = std::fma(state.l, c, TreeSum(lanes));
   state.m = m;
   for (int d = 0; d < head_dim; ++d) {
     state.o[d] *= c;
-    for (int j = 0; j < visible && j < kKvBlockPositions; ++j) {
+    for (int j = begin; j < end; ++j) {
       state.o[d] = std::fma(e[j], KvAt(v, type, int64_t{j} * head_dim + d), state.o[d]);
     }
   }
@@ -202,7 +204,9 @@ void GemmReference(const Activations& x, const Matrix& w, float* y, int64_t stri
 }
 
 void AttentionReference(const float* q, int64_t q_stride, int layer, std::span<const SequenceRows> sequences,
-                        const KvCache& cache, int num_heads, float scale, float* out, int64_t out_stride) {
+                        const KvCache& cache, int num_heads, float scale, float* out, int64_t out_stride,
+                        int32_t window) {
+  constexpr int kSpanTiles = kAttentionSpan / kKvBlockPositions;
   const KvLayout& layout = cache.layout();
   const auto [num_kv_heads, head_dim] = layout.layers[layer];
   const int64_t half_bytes = int64_t{head_dim} * kKvBlockPositions * (layout.type == KvType::kF32 ? 4 : 2);
@@ -210,25 +214,26 @@ void AttentionReference(const float* q, int64_t q_stride, int layer, std::span<c
     for (int i = 0; i < rows.num_rows; ++i) {
       for (int h = 0; h < num_heads; ++h) {
         const int64_t token = rows.first_row + i;
-        const int position = rows.LastSeen(i);
+        const int first = rows.FirstSeen(i, window), last = rows.LastSeen(i);
+        const int first_tile = first / kKvBlockPositions, last_tile = last / kKvBlockPositions;
         Softmax total, span;
-        for (int tile = 0; tile <= position / kKvBlockPositions; ++tile) {
-          if (tile % (kAttentionSpan / kKvBlockPositions) == 0) {
-            if (tile == kAttentionSpan / kKvBlockPositions) total = span;
-            if (tile > kAttentionSpan / kKvBlockPositions) Merge(span, total);
+        for (int tile = first_tile; tile <= last_tile; ++tile) {
+          if (tile == first_tile || tile % kSpanTiles == 0) {
             span = Softmax();
             span.o.assign(head_dim, 0.0f);
           }
           const std::byte* const k = cache.block(rows.blocks[tile]) + layout.layer_offset[layer] +
                                      h / (num_heads / num_kv_heads) * 2 * half_bytes;
-          const int visible = std::min(kKvBlockPositions, position - tile * kKvBlockPositions + 1);
+          const int begin = std::max(0, first - tile * kKvBlockPositions);
+          const int end = std::min(kKvBlockPositions, last - tile * kKvBlockPositions + 1);
           AddTile(q + token * q_stride + int64_t{h} * head_dim, scale, k, k + half_bytes, layout.type,
-                  head_dim, visible, span);
-        }
-        if (position < kAttentionSpan) {
-          total = span;
-        } else {
-          Merge(span, total);
+                  head_dim, begin, end, span);
+          if (tile != last_tile && (tile + 1) % kSpanTiles != 0) continue;
+          if (tile / kSpanTiles == first_tile / kSpanTiles) {
+            total = span;
+          } else {
+            Merge(span, total);
+          }
         }
         for (int d = 0; d < head_dim; ++d)
           out[token * out_stride + int64_t{h} * head_dim + d] = total.o[d] / total.l;
