@@ -24,8 +24,22 @@ void RmsNormHeads(float* x, int64_t stride, int tokens, int heads, std::span<con
 // x[i] += y[i], n elements.
 void AddInPlace(float* x, const float* y, int64_t n, ThreadPool& pool);
 
+// x[t, :] += b, dim = b.size(). x [tokens, dim].
+void AddToRows(float* x, std::span<const float> b, int tokens, ThreadPool& pool);
+
+// x[i] *= factor, n elements.
+void ScaleInPlace(float* x, float factor, int64_t n, ThreadPool& pool);
+
+// x[i] = cap * tanh(x[i] / cap) as cap * (1 - 2 / (1 + exp(2 (x[i] / cap)))), n elements; errs by about
+// 2^-23 cap.
+void SoftCapInPlace(float* x, float cap, int64_t n, ThreadPool& pool);
+
 // out[t, i] = silu(gate[t, i]) * up[t, i], silu(a) = a / (1 + exp(-a)). [tokens, dim]; out may be gate or up.
 void SwiGlu(const float* gate, const float* up, int tokens, int64_t dim, float* out, ThreadPool& pool);
+
+// out[t, i] = gelu(gate[t, i]) * up[t, i], gelu(a) = a / (1 + exp(a * fma(a * a, -2 c 0.044715, -2 c))) with
+// c = sqrt(2 / pi): the approximation by tanh. As SwiGlu else.
+void GeGlu(const float* gate, const float* up, int tokens, int64_t dim, float* out, ThreadPool& pool);
 
 // out[t, :] = row ids[t] of the embedding, dequantised. out [tokens, table.cols()]. ids checked by the
 // caller.

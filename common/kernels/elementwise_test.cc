@@ -87,6 +87,32 @@ TEST_P(ElementwiseTest, SwiGluAndAddEqualTheReference) {
   }
 }
 
+TEST_P(ElementwiseTest, GeGluSoftCapScaleAndBiasesEqualTheReference) {
+  for (const int dim : kDims) {
+    std::vector<float> gate = RandomFloats(30 * dim, 5), up = RandomFloats(30 * dim, 6), out(30 * dim);
+    const std::vector<float> bias = RandomFloats(dim, 7);
+    const float edges[] = {-200.0f, 200.0f, -6.0f, -0.0f, 1e20f, -1e20f, NAN, 1e-30f};
+    std::copy(std::begin(edges), std::end(edges), gate.begin());
+    std::vector<float> gelu(out.size()), capped = gate, scaled = gate, biased = gate;
+    std::vector<float> expected_capped(out.size()), expected_scaled(out.size()), expected_biased(out.size());
+    for (size_t i = 0; i < out.size(); ++i) {
+      gelu[i] = GeluReference(gate[i]) * up[i];
+      expected_capped[i] = SoftCapReference(gate[i], 1.5f);
+      expected_scaled[i] = gate[i] * 25.3f;
+      expected_biased[i] = gate[i] + bias[i % dim];
+    }
+    const auto n = static_cast<int64_t>(out.size());
+    GeGlu(gate.data(), up.data(), 30, dim, out.data(), pool_);
+    EXPECT_TRUE(SameBits(out, gelu)) << dim;
+    SoftCapInPlace(capped.data(), 1.5f, n, pool_);
+    EXPECT_TRUE(SameBits(capped, expected_capped)) << dim;
+    ScaleInPlace(scaled.data(), 25.3f, n, pool_);
+    EXPECT_TRUE(SameBits(scaled, expected_scaled)) << dim;
+    AddToRows(biased.data(), bias, 30, pool_);
+    EXPECT_TRUE(SameBits(biased, expected_biased)) << dim;
+  }
+}
+
 TEST_P(ElementwiseTest, RopeRotatesByThePositionsRow) {
   for (const int head_dim : {8, 24, 64, 128}) {
     const int half = head_dim / 2, heads = 3, stride = heads * head_dim + 4;
@@ -162,6 +188,34 @@ TEST(Exp, AtItsEdges) {
   EXPECT_EQ(Exp(88.72f), kInfinity);
   EXPECT_EQ(Exp(kInfinity), kInfinity);
   EXPECT_TRUE(std::isnan(Exp(NAN)));
+}
+
+// e^t errs by 2 units of 2^-23 and by |t| times the 2^-22 that t itself errs by: where |t| is large the
+// result is tiny or has no e^t in it.
+TEST(Gelu, IsTheApproximationByTanh) {
+  for (double x = -9; x < 9; x += 0.00037) {
+    const float argument = static_cast<float>(x);
+    const double a = argument;
+    const double exact = a * (1 + std::tanh(std::sqrt(2 / M_PI) * (a + 0.044715 * a * a * a))) / 2;
+    ASSERT_NEAR(GeluReference(argument), exact, 4e-7 * std::fabs(a)) << argument;
+  }
+  EXPECT_EQ(GeluReference(0.0f), 0.0f);
+  EXPECT_EQ(GeluReference(-50.0f), 0.0f);
+  EXPECT_EQ(GeluReference(50.0f), 50.0f);
+}
+
+TEST(SoftCap, ErrsByLittleOfTheCap) {
+  for (const float cap : {1.0f, 8.0f, 30.0f}) {
+    for (double x = -200; x < 200; x += 0.0137) {
+      const float argument = static_cast<float>(x);
+      const double exact = cap * std::tanh(static_cast<double>(argument) / cap);
+      ASSERT_NEAR(SoftCapReference(argument, cap), exact, 0x1p-22 * cap) << argument;
+    }
+    EXPECT_EQ(SoftCapReference(0.0f, cap), 0.0f);
+    EXPECT_EQ(SoftCapReference(kInfinity, cap), cap);
+    EXPECT_EQ(SoftCapReference(-kInfinity, cap), -cap);
+    EXPECT_TRUE(std::isnan(SoftCapReference(NAN, cap)));
+  }
 }
 
 TEST(SelectTarget, NamesWhatThereIsWhenAskedForSomethingElse) {

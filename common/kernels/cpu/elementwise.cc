@@ -29,9 +29,30 @@ void AddInPlace(float* x, const float* y, int64_t n, ThreadPool& pool) {
   ForEachRange(n, 1, pool, [&](int64_t begin, int64_t end) { AddRow(x + begin, y + begin, end - begin); });
 }
 
+void AddToRows(float* x, std::span<const float> b, int tokens, ThreadPool& pool) {
+  const auto dim = static_cast<int64_t>(b.size());
+  ForEachRange(tokens, dim, pool, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) AddRow(x + t * dim, b.data(), dim);
+  });
+}
+
+void ScaleInPlace(float* x, float factor, int64_t n, ThreadPool& pool) {
+  ForEachRange(n, 1, pool, [&](int64_t begin, int64_t end) { ScaleRow(x + begin, factor, end - begin); });
+}
+
+void SoftCapInPlace(float* x, float cap, int64_t n, ThreadPool& pool) {
+  ForEachRange(n, 4, pool, [&](int64_t begin, int64_t end) { SoftCapRow(x + begin, cap, end - begin); });
+}
+
 void SwiGlu(const float* gate, const float* up, int tokens, int64_t dim, float* out, ThreadPool& pool) {
   ForEachRange(tokens * dim, 4, pool, [&](int64_t begin, int64_t end) {
     SwiGluRow(gate + begin, up + begin, end - begin, out + begin);
+  });
+}
+
+void GeGlu(const float* gate, const float* up, int tokens, int64_t dim, float* out, ThreadPool& pool) {
+  ForEachRange(tokens * dim, 4, pool, [&](int64_t begin, int64_t end) {
+    GeGluRow(gate + begin, up + begin, end - begin, out + begin);
   });
 }
 

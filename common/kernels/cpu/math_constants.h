@@ -1,5 +1,5 @@
-// Constants of exp, shared by the plain and the vector version: e^r = 1 + r + r^2 (kExp2 + kExp3 r + ...) on
-// |r| <= ln(2) / 2, least-squares fit of e^r's rest weighted by r^2; relative error of the polynomial
+// Constants of exp and GELU, shared by the plain and the vector version: e^r = 1 + r + r^2 (kExp2 + kExp3 r +
+// ...) on |r| <= ln(2) / 2, least-squares fit of e^r's rest weighted by r^2; relative error of the polynomial
 // 2^-27.4.
 #pragma once
 
@@ -17,5 +17,10 @@ inline constexpr float kExp3 = 0x1.55548ap-3f;
 inline constexpr float kExp4 = 0x1.55547ap-5f;
 inline constexpr float kExp5 = 0x1.123ebep-7f;
 inline constexpr float kExp6 = 0x1.6d9a92p-10f;
+
+// tanh-GELU: a * (1 + tanh(c (a + 0.044715 a^3))) / 2 with c = sqrt(2 / pi) is a / (1 + e^t),
+// t = -2 c a - 2 c 0.044715 a^3.
+inline constexpr float kGeluLinear = -1.5957691216057308f;  // -2 c
+inline constexpr float kGeluCubic = -0.07135481282553518f;  // -2 c 0.044715
 
 }  // namespace tandem::kernels

@@ -173,6 +173,10 @@ void RopeReference(std::span<float> head, std::span<const float> cos, std::span<
 
 float SiluReference(float a) { return a / (1.0f + Exp(-a)); }
 
+float GeluReference(float a) { return a / (1.0f + Exp(a * std::fma(a * a, kGeluCubic, kGeluLinear))); }
+
+float SoftCapReference(float x, float cap) { return cap * (1.0f - 2.0f / (1.0f + Exp(2.0f * (x / cap)))); }
+
 float QuantiseReference(std::span<const float> x, std::span<int8_t> q) {
   uint32_t max_bits = 0;  // magnitudes order as their bits do, NaN above infinity
   for (const float v : x) max_bits = std::max(max_bits, std::bit_cast<uint32_t>(v) & 0x7fffffffu);

@@ -64,12 +64,35 @@ void AddImpl(float* x, const float* y, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) StoreN(Add(LoadN(x + i, n - i), LoadN(y + i, n - i)), x + i, n - i);
 }
 
+void ScaleImpl(float* x, float factor, int64_t n) {
+  const F32x16 f = Set(factor);
+  for (int64_t i = 0; i < n; i += kLanes) StoreN(Mul(LoadN(x + i, n - i), f), x + i, n - i);
+}
+
+void SoftCapImpl(float* x, float cap, int64_t n) {
+  const F32x16 c = Set(cap), one = Set(1.0f), two = Set(2.0f);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const F32x16 e = ExpLanes(Mul(two, Div(LoadN(x + i, n - i), c)));
+    StoreN(Mul(c, Sub(one, Div(two, Add(one, e)))), x + i, n - i);
+  }
+}
+
 void SwiGluImpl(const float* gate, const float* up, int64_t n, float* out) {
   const F32x16 one = Set(1.0f);
   for (int64_t i = 0; i < n; i += kLanes) {
     const F32x16 a = LoadN(gate + i, n - i);
     const F32x16 silu = Div(a, Add(one, ExpLanes(Neg(a))));
     StoreN(Mul(silu, LoadN(up + i, n - i)), out + i, n - i);
+  }
+}
+
+void GeGluImpl(const float* gate, const float* up, int64_t n, float* out) {
+  const F32x16 one = Set(1.0f), cubic = Set(kGeluCubic), linear = Set(kGeluLinear);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const F32x16 a = LoadN(gate + i, n - i);
+    const F32x16 t = Mul(a, MulAdd(Mul(a, a), cubic, linear));
+    const F32x16 gelu = Div(a, Add(one, ExpLanes(t)));
+    StoreN(Mul(gelu, LoadN(up + i, n - i)), out + i, n - i);
   }
 }
 
@@ -110,7 +133,10 @@ namespace tandem::kernels {
 HWY_EXPORT(RmsNormImpl);
 HWY_EXPORT(RopeImpl);
 HWY_EXPORT(AddImpl);
+HWY_EXPORT(ScaleImpl);
+HWY_EXPORT(SoftCapImpl);
 HWY_EXPORT(SwiGluImpl);
+HWY_EXPORT(GeGluImpl);
 HWY_EXPORT(QuantiseImpl);
 
 void RmsNormRow(const float* x, const float* w, float eps, int64_t n, float* y) {
@@ -120,8 +146,13 @@ void RopeHead(float* x, const float* cos, const float* sin, int64_t n) {
   HWY_DYNAMIC_DISPATCH(RopeImpl)(x, cos, sin, n);
 }
 void AddRow(float* x, const float* y, int64_t n) { HWY_DYNAMIC_DISPATCH(AddImpl)(x, y, n); }
+void ScaleRow(float* x, float factor, int64_t n) { HWY_DYNAMIC_DISPATCH(ScaleImpl)(x, factor, n); }
+void SoftCapRow(float* x, float cap, int64_t n) { HWY_DYNAMIC_DISPATCH(SoftCapImpl)(x, cap, n); }
 void SwiGluRow(const float* gate, const float* up, int64_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(SwiGluImpl)(gate, up, n, out);
+}
+void GeGluRow(const float* gate, const float* up, int64_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(GeGluImpl)(gate, up, n, out);
 }
 void QuantiseRow(const float* x, int64_t blocks, int8_t* q, float* scales, float* sums,
                  int32_t* negated_sums) {
