@@ -46,6 +46,8 @@ class Checkpoint {
                                             const std::vector<int64_t>& shape) const = 0;
   virtual bool HasTensor(const std::string& name) const = 0;
   virtual RowOrder QkRowOrder() const = 0;
+  // Norm weights are stored as w and used as 1 + w.
+  virtual bool NormsAddOne() const = 0;
 
   // SHA-256 (hex) over the lines "name dtype shape sha256-of-raw-bytes" (each ended by a newline) sorted by
   // name; names, dtypes and shapes as stored in the file, shapes spelled "[576,1536]". All tensors of the

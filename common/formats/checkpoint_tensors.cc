@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
 
 #include "common/base/sha256.h"
 #include "common/base/status.h"
@@ -17,15 +18,22 @@ absl::Status CheckShape(const TensorView& tensor, const std::vector<int64_t>& sh
                          ShapeText(tensor.shape), ShapeText(shape));
 }
 
+std::string FileName(const TensorSpec& spec, NameScheme scheme, const TextNames& text_names) {
+  constexpr std::string_view kPrefix = "model.";
+  if (scheme == NameScheme::kGguf) return spec.gguf_name;
+  return spec.name.starts_with(kPrefix) ? text_names.prefix + spec.name.substr(kPrefix.size())
+                                        : text_names.head;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CheckpointTensors>> CheckpointTensors::Create(
     const ModelConfig& config, const std::map<std::string, TensorView>& file_tensors, NameScheme scheme,
-    const std::function<bool(const std::string& name)>& may_ignore) {
+    const std::function<bool(const std::string& name)>& may_ignore, const TextNames& text_names) {
   std::unique_ptr<CheckpointTensors> tensors(new CheckpointTensors(file_tensors, scheme));
   std::set<std::string> used;
   for (const TensorSpec& spec : ModelTensors(config)) {
-    const std::string& file_name = scheme == NameScheme::kGguf ? spec.gguf_name : spec.name;
+    const std::string file_name = FileName(spec, scheme, text_names);
     const auto found = file_tensors.find(file_name);
     if (found == file_tensors.end()) return InvalidArgument("tensor {} is missing", Quoted(file_name));
     const TensorView& tensor = found->second;

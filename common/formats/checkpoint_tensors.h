@@ -17,6 +17,12 @@ namespace tandem::formats {
 // The names a checkpoint's file uses.
 enum class NameScheme { kHuggingFace, kGguf };
 
+// Hugging Face names in a file: what stands for the `model.` of TensorSpec, and the head's name.
+struct TextNames {
+  std::string prefix = "model.";
+  std::string head = "lm_head.weight";
+};
+
 // Borrows the file's tensor map and its bytes. Thread-safe.
 class CheckpointTensors {
  public:
@@ -25,7 +31,7 @@ class CheckpointTensors {
   // `may_ignore` says it is harmless.
   static absl::StatusOr<std::unique_ptr<CheckpointTensors>> Create(
       const ModelConfig& config, const std::map<std::string, TensorView>& file_tensors, NameScheme scheme,
-      const std::function<bool(const std::string& name)>& may_ignore);
+      const std::function<bool(const std::string& name)>& may_ignore, const TextNames& text_names = {});
 
   // As Checkpoint's functions of these names. A view carries the file's own name.
   absl::StatusOr<TensorView> Tensor(const std::string& name, const std::vector<int64_t>& shape) const;

@@ -137,15 +137,22 @@ void ExpectSameModel(const ModelConfig& gguf, const ModelConfig& hf) {
   EXPECT_EQ(gguf.vocab_size, hf.vocab_size);
   EXPECT_EQ(gguf.hidden_size, hf.hidden_size);
   EXPECT_EQ(gguf.intermediate_size, hf.intermediate_size);
-  EXPECT_EQ(gguf.num_layers, hf.num_layers);
+  ASSERT_EQ(gguf.num_layers, hf.num_layers);
   EXPECT_EQ(gguf.num_heads, hf.num_heads);
-  EXPECT_EQ(gguf.num_kv_heads, hf.num_kv_heads);
-  EXPECT_EQ(gguf.head_dim, hf.head_dim);
+  EXPECT_EQ(gguf.attention.num_kv_heads, hf.attention.num_kv_heads);
+  EXPECT_EQ(gguf.attention.head_dim, hf.attention.head_dim);
+  EXPECT_EQ(gguf.attention_scale, hf.attention_scale);
+  EXPECT_EQ(gguf.sliding_attention.window, hf.sliding_attention.window);
+  EXPECT_EQ(gguf.sliding_attention.head_dim, hf.sliding_attention.head_dim);
+  EXPECT_EQ(gguf.sliding_attention.rope.theta, hf.sliding_attention.rope.theta);
+  for (int64_t i = 0; i < hf.num_layers; ++i) EXPECT_EQ(gguf.layers[i].sliding, hf.layers[i].sliding) << i;
+  EXPECT_EQ(gguf.embedding_scale, hf.embedding_scale);
+  EXPECT_EQ(gguf.logit_softcap, hf.logit_softcap);
   EXPECT_EQ(gguf.max_position, hf.max_position);
   EXPECT_EQ(gguf.rms_norm_eps, hf.rms_norm_eps);
   EXPECT_EQ(gguf.tie_word_embeddings, hf.tie_word_embeddings);
-  EXPECT_EQ(gguf.rope.theta, hf.rope.theta);
-  EXPECT_EQ(!gguf.rope.inverse_frequency_divisors.empty(), hf.rope.llama3.has_value());
+  EXPECT_EQ(gguf.attention.rope.theta, hf.attention.rope.theta);
+  EXPECT_EQ(!gguf.attention.rope.inverse_frequency_divisors.empty(), hf.attention.rope.llama3.has_value());
 }
 
 TEST(Models, GgufFilesOpenAndSayWhatTheirConfigsSay) {
@@ -165,8 +172,8 @@ TEST(Models, GgufFilesOpenAndSayWhatTheirConfigsSay) {
     ExpectSameModel((*checkpoint)->config(), *hf);
     const auto sources = (*checkpoint)->ReadTextSources();
     ASSERT_TRUE(sources.ok()) << sources.status();
-    EXPECT_NE(sources->gguf, nullptr);
-    EXPECT_FALSE(sources->chat_template.empty());
+    ASSERT_NE(sources->gguf, nullptr);
+    EXPECT_EQ(!sources->chat_template.empty(), sources->gguf->metadata().contains("tokenizer.chat_template"));
   }
   EXPECT_GT(num_models, 0);
 }

@@ -28,6 +28,7 @@ class GgufCheckpoint : public Checkpoint {
   RowOrder QkRowOrder() const override {
     return config_.family == ModelFamily::kLlama ? RowOrder::kInterleavedPairs : RowOrder::kPlain;
   }
+  bool NormsAddOne() const override { return false; }  // the sum is stored
   const std::string& Fingerprint() const override { return tensors_->Fingerprint(); }
   int64_t TensorBytes() const override { return tensors_->TensorBytes(); }
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <tuple>
 
 #include "common/formats/test_files.h"
 
@@ -37,9 +38,9 @@ TEST(GgufConfig, FillsInWhatFilesLeaveOut) {
   const auto config = ConfigFromGguf(MemoryGguf(Llama()));
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->vocab_size, 100);
-  EXPECT_EQ(config->num_kv_heads, 4);
-  EXPECT_EQ(config->head_dim, 4);
-  EXPECT_EQ(config->rope.theta, 10000.0);
+  EXPECT_EQ(config->attention.num_kv_heads, 4);
+  EXPECT_EQ(config->attention.head_dim, 4);
+  EXPECT_EQ(config->attention.rope.theta, 10000.0);
   EXPECT_TRUE(config->tie_word_embeddings);
   EXPECT_FALSE(config->bos_token_id.has_value());
   EXPECT_TRUE(config->eos_token_ids.empty());
@@ -76,7 +77,7 @@ TEST(GgufConfig, TakesRopeDivisorsFromTheirTensor) {
   };
   const auto config = with({2});
   ASSERT_TRUE(config.ok()) << config.status();
-  EXPECT_THAT(config->rope.inverse_frequency_divisors, ElementsAre(1.0f, 8.0f));
+  EXPECT_THAT(config->attention.rope.inverse_frequency_divisors, ElementsAre(1.0f, 8.0f));
   EXPECT_THAT(std::string(with({1, 2}).status().message()), HasSubstr("rope_freqs.weight"));
   for (const float bad : {0.0f, -1.0f, INFINITY, NAN}) {
     divisors[1] = bad;
@@ -84,9 +85,85 @@ TEST(GgufConfig, TakesRopeDivisorsFromTheirTensor) {
   }
 }
 
+// The metadata of a file that llama.cpp's converter wrote.
+GgufContents Gemma3(uint64_t num_layers = 7) {
+  GgufContents contents;
+  contents.metadata = {
+      {"general.architecture", std::string("gemma3")},
+      {"gemma3.embedding_length", uint64_t{64}},
+      {"gemma3.feed_forward_length", uint64_t{128}},
+      {"gemma3.block_count", num_layers},
+      {"gemma3.attention.head_count", uint64_t{4}},
+      {"gemma3.attention.head_count_kv", uint64_t{1}},
+      {"gemma3.attention.key_length", uint64_t{32}},
+      {"gemma3.attention.value_length", uint64_t{32}},
+      {"gemma3.attention.sliding_window", uint64_t{512}},
+      {"gemma3.context_length", uint64_t{1024}},
+      {"gemma3.rope.freq_base", 1e6},
+      {"gemma3.attention.layer_norm_rms_epsilon", 1e-6},
+  };
+  contents.tensors["token_embd.weight"] = {"token_embd.weight", DType::kF32, {100, 64}, {}};
+  return contents;
+}
+
+TEST(GgufConfig, TakesWhatGemma3DoesNotSayFromTheFamily) {
+  const auto config = ConfigFromGguf(MemoryGguf(Gemma3()));
+  ASSERT_TRUE(config.ok()) << config.status();
+  for (int64_t layer = 0; layer < 7; ++layer) EXPECT_EQ(config->layers[layer].sliding, layer != 5) << layer;
+  EXPECT_EQ(config->attention.rope.theta, 1e6);
+  EXPECT_EQ(config->attention.window, 0);
+  EXPECT_EQ(config->sliding_attention.rope.theta, 1e4);
+  EXPECT_EQ(config->sliding_attention.window, 512);
+  EXPECT_EQ(config->sliding_attention.head_dim, 32);
+  EXPECT_FLOAT_EQ(config->attention_scale, 1 / std::sqrt(32.0f));
+  EXPECT_EQ(config->embedding_scale, 8.0f);
+  // The 27B, known by its 62 layers, scales by hidden_size / heads.
+  const auto large = ConfigFromGguf(MemoryGguf(Gemma3(62)));
+  ASSERT_TRUE(large.ok()) << large.status();
+  EXPECT_FLOAT_EQ(large->attention_scale, 0.25f);
+}
+
+TEST(GgufConfig, ScalesOnlyGemma3sGlobalLayersLinearly) {
+  GgufContents contents = Gemma3();
+  contents.metadata["gemma3.rope.scaling.type"] = std::string("linear");
+  contents.metadata["gemma3.rope.scaling.factor"] = 8.0;
+  const auto config = ConfigFromGguf(MemoryGguf(std::move(contents)));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->attention.rope.linear_factor, 8.0);
+  EXPECT_EQ(config->sliding_attention.rope.linear_factor, 1.0);
+}
+
+TEST(GgufConfig, RefusesGemma3sFieldsOutOfRangeByName) {
+  const std::tuple<const char*, GgufValue, const char*> values[] = {
+      {"gemma3.attention.sliding_window", uint64_t{0}, "sliding_window"},
+      {"gemma3.attention.sliding_window", int64_t{-5}, "sliding_window"},
+      {"gemma3.attention.sliding_window", 8.0, "sliding_window"},
+      {"gemma3.attention.sliding_window_pattern", uint64_t{0}, "sliding_window_pattern"},
+      {"gemma3.rope.freq_base_swa", std::nan(""), "rope_theta"},
+      {"gemma3.rope.freq_base", 0.0, "rope_theta"},
+      {"gemma3.final_logit_softcapping", std::nan(""), "final_logit_softcapping"},
+      {"gemma3.final_logit_softcapping", -1.0, "final_logit_softcapping"},
+      {"gemma3.attention.key_length", uint64_t{0}, "attention.key_length"},
+      {"gemma3.attention.head_count", uint64_t{0}, "attention.head_count"},
+      {"gemma3.attention.head_count_kv", uint64_t{0}, "num_key_value_heads"},
+      {"gemma3.block_count", uint64_t{1000000000}, "block_count"},
+  };
+  for (const auto& [key, value, named] : values) {
+    GgufContents contents = Gemma3();
+    contents.metadata[key] = value;
+    const absl::Status status = ConfigFromGguf(MemoryGguf(std::move(contents))).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << key << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(named)) << key;
+  }
+  GgufContents without = Gemma3();
+  without.metadata.erase("gemma3.attention.sliding_window");
+  EXPECT_THAT(std::string(ConfigFromGguf(MemoryGguf(std::move(without))).status().message()),
+              HasSubstr("gemma3.attention.sliding_window"));
+}
+
 TEST(GgufConfig, RefusesWhatWouldChangeTheComputation) {
   const std::pair<const char*, GgufValue> values[] = {
-      {"general.architecture", std::string("qwen2")},
+      {"general.architecture", std::string("gemma4")},
       {"llama.rope.scaling.type", std::string("yarn")},
       {"llama.rope.scale_linear", 2.0},
       {"llama.rope.dimension_count", uint64_t{2}},

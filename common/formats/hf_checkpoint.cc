@@ -99,6 +99,7 @@ class HfCheckpoint : public Checkpoint {
   }
   bool HasTensor(const std::string& name) const override { return tensors_->HasTensor(name); }
   RowOrder QkRowOrder() const override { return RowOrder::kPlain; }
+  bool NormsAddOne() const override { return config_.traits().norms_add_one; }
   const std::string& Fingerprint() const override { return tensors_->Fingerprint(); }
   int64_t TensorBytes() const override { return tensors_->TensorBytes(); }
 
@@ -133,6 +134,15 @@ class HfCheckpoint : public Checkpoint {
   const std::unique_ptr<CheckpointTensors> tensors_;
 };
 
+// Multimodal files keep the text model apart, under another prefix since transformers 5 than before.
+TextNames TextNamesOf(const std::map<std::string, TensorView>& tensors) {
+  for (const TextNames& names : {TextNames{"model.language_model.", "lm_head.weight"},
+                                 TextNames{"language_model.model.", "language_model.lm_head.weight"}}) {
+    if (tensors.contains(names.prefix + "embed_tokens.weight")) return names;
+  }
+  return {};
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std::string& directory) {
@@ -151,11 +161,17 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std:
   }
   ASSIGN_OR_RETURN(auto file, SafetensorsFile::OpenDirectory(directory));
   const bool tied = config.tie_word_embeddings;
+  const TextNames names = TextNamesOf(file->tensors());
+  const bool multimodal = names.prefix != TextNames().prefix;
   auto tensors = CheckpointTensors::Create(
-      config, file->tensors(), NameScheme::kHuggingFace, [&](const std::string& name) {
-        // A copy of the tied embedding; frequencies that old files store and that the config gives as well.
-        return (tied && name == "lm_head.weight") || name.ends_with(".rotary_emb.inv_freq");
-      });
+      config, file->tensors(), NameScheme::kHuggingFace,
+      [&](const std::string& name) {
+        // A copy of the tied embedding; frequencies that old files store and that the config gives as well;
+        // what sees and hears.
+        return (tied && name == names.head) || name.ends_with(".rotary_emb.inv_freq") ||
+               (multimodal && !name.starts_with(names.prefix));
+      },
+      names);
   if (!tensors.ok()) return Annotate(tensors.status(), directory);
   return std::make_unique<HfCheckpoint>(directory, std::move(config), std::move(file), *std::move(tensors));
 }

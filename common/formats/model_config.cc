@@ -1,10 +1,15 @@
 #include "common/formats/model_config.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
 #include "common/base/status.h"
+#include "common/formats/config_fields.h"
+#include "common/formats/gemma_config.h"
 #include "common/formats/json.h"
 #include "common/formats/model_limits.h"
 #include "common/formats/quoted.h"
@@ -14,72 +19,40 @@ namespace {
 
 using nlohmann::json;
 
-// The value of a field that is present and not null (published configs write null for "not set").
-const json* Find(const json& object, const char* field) {
-  const auto found = object.find(field);
-  return found == object.end() || found->is_null() ? nullptr : &*found;
-}
-
-absl::Status WrongType(const char* field, const char* wanted) {
-  return InvalidArgument("{} is no {}", field, wanted);
-}
-
-absl::StatusOr<int64_t> ToInt(const json& value, const char* field) {
-  if (value.is_number_unsigned() && !std::in_range<int64_t>(value.get<uint64_t>())) {
-    return InvalidArgument("{} is {}, above 2^63", field, value.get<uint64_t>());
-  }
-  if (!value.is_number_integer()) return WrongType(field, "integer");
-  return value.get<int64_t>();
-}
-
-absl::StatusOr<int64_t> RequiredInt(const json& object, const char* field) {
-  const json* value = Find(object, field);
-  if (value == nullptr) return InvalidArgument("{} is missing", field);
-  return ToInt(*value, field);
-}
-
-absl::StatusOr<int64_t> IntOr(const json& object, const char* field, int64_t absent) {
-  const json* value = Find(object, field);
-  if (value == nullptr) return absent;
-  return ToInt(*value, field);
-}
-
-absl::StatusOr<double> RequiredNumber(const json& object, const char* field) {
-  const json* value = Find(object, field);
-  if (value == nullptr) return InvalidArgument("{} is missing", field);
-  if (!value->is_number()) return WrongType(field, "number");
-  return value->get<double>();
-}
-
-absl::StatusOr<bool> BoolOr(const json& object, const char* field, bool absent) {
-  const json* value = Find(object, field);
-  if (value == nullptr) return absent;
-  if (!value->is_boolean()) return WrongType(field, "truth value");
-  return value->get<bool>();
-}
-
-absl::StatusOr<std::string> StringOr(const json& object, const char* field, const char* absent) {
-  const json* value = Find(object, field);
-  if (value == nullptr) return std::string(absent);
-  if (!value->is_string()) return WrongType(field, "string");
-  return value->get<std::string>();
-}
-
 absl::StatusOr<int32_t> ToTokenId(const json& value, const char* field) {
   ASSIGN_OR_RETURN(const int64_t id, ToInt(value, field));
   if (id < 0 || id > std::numeric_limits<int32_t>::max()) return InvalidArgument("{} is {}", field, id);
   return static_cast<int32_t>(id);
 }
 
-absl::StatusOr<ModelFamily> ParseFamily(const json& config) {
-  const json* type = Find(config, "model_type");
+struct ModelType {
+  const char* name;
+  ModelFamily family;
+  bool multimodal = false;  // the text model's fields are in text_config
+};
+constexpr ModelType kModelTypes[] = {
+    {"llama", ModelFamily::kLlama},
+    {"qwen2", ModelFamily::kQwen2},
+    {"qwen3", ModelFamily::kQwen3},
+    {"gemma3", ModelFamily::kGemma3, true},
+    {"gemma3_text", ModelFamily::kGemma3},
+    {"gemma4", ModelFamily::kGemma4, true},
+    {"gemma4_text", ModelFamily::kGemma4},
+    {"gemma4_unified", ModelFamily::kGemma4, true},
+    {"gemma4_unified_text", ModelFamily::kGemma4},
+};
+
+absl::StatusOr<ModelType> ParseModelType(const json& config) {
+  const json* type = FindField(config, "model_type");
   if (type == nullptr) return InvalidArgument("model_type is missing");
-  if (!type->is_string()) return WrongType("model_type", "string");
+  if (!type->is_string()) return WrongFieldType("model_type", "string");
   const std::string& name = type->get_ref<const std::string&>();
-  for (const ModelFamily family : {ModelFamily::kLlama, ModelFamily::kQwen3}) {
-    if (name == ModelFamilyName(family)) return family;
+  std::vector<std::string> known;
+  for (const ModelType& known_type : kModelTypes) {
+    if (name == known_type.name) return known_type;
+    known.emplace_back(known_type.name);
   }
-  return Unimplemented("model type {} is not supported; llama and qwen3 are", Quoted(name));
+  return Unimplemented("model type {} is not supported; {} are", Quoted(name), fmt::join(known, ", "));
 }
 
 // Whatever changes the computation and is not built is refused: a model half understood would speak nonsense.
@@ -91,19 +64,16 @@ absl::Status RefuseUnsupported(const json& config) {
   ASSIGN_OR_RETURN(const std::string activation, StringOr(config, "hidden_act", "silu"));
   if (activation != "silu")
     return Unimplemented("hidden_act {} is not supported; silu is", Quoted(activation));
-  if (Find(config, "quantization_config") != nullptr) {
-    return Unimplemented("quantization_config: quantised safetensors are not supported; GGUF files are");
-  }
-  const json* layer_types = Find(config, "layer_types");
+  const json* layer_types = FindField(config, "layer_types");
   if (layer_types == nullptr) return absl::OkStatus();
-  if (!layer_types->is_array()) return WrongType("layer_types", "list");
+  if (!layer_types->is_array()) return WrongFieldType("layer_types", "list");
   ASSIGN_OR_RETURN(const int64_t num_layers, RequiredInt(config, "num_hidden_layers"));
   if (std::cmp_not_equal(layer_types->size(), num_layers)) {
     return InvalidArgument("layer_types has {} entries, num_hidden_layers is {}", layer_types->size(),
                            num_layers);
   }
   for (const json& type : *layer_types) {
-    if (!type.is_string()) return WrongType("an entry of layer_types", "string");
+    if (!type.is_string()) return WrongFieldType("an entry of layer_types", "string");
     const std::string& name = type.get_ref<const std::string&>();
     if (name != "full_attention") return Unimplemented("layer type {} is not supported", Quoted(name));
   }
@@ -112,14 +82,14 @@ absl::Status RefuseUnsupported(const json& config) {
 
 // rope_scaling (until transformers 4) and rope_parameters (since 5) are one object under two names.
 absl::StatusOr<const json*> FindRopeParameters(const json& config) {
-  const json* old_name = Find(config, "rope_scaling");
-  const json* new_name = Find(config, "rope_parameters");
+  const json* old_name = FindField(config, "rope_scaling");
+  const json* new_name = FindField(config, "rope_parameters");
   if (old_name != nullptr && new_name != nullptr && *old_name != *new_name) {
     return InvalidArgument("rope_scaling and rope_parameters contradict each other");
   }
   const json* parameters = new_name != nullptr ? new_name : old_name;
   if (parameters != nullptr && !parameters->is_object()) {
-    return WrongType(new_name != nullptr ? "rope_parameters" : "rope_scaling", "object");
+    return WrongFieldType(new_name != nullptr ? "rope_parameters" : "rope_scaling", "object");
   }
   return parameters;
 }
@@ -127,12 +97,12 @@ absl::StatusOr<const json*> FindRopeParameters(const json& config) {
 absl::StatusOr<RopeConfig> ParseRope(const json& config, int64_t max_position) {
   RopeConfig rope;
   ASSIGN_OR_RETURN(const json* parameters, FindRopeParameters(config));
-  const bool theta_inside = parameters != nullptr && Find(*parameters, "rope_theta") != nullptr;
-  if (theta_inside || Find(config, "rope_theta") != nullptr) {
+  const bool theta_inside = parameters != nullptr && FindField(*parameters, "rope_theta") != nullptr;
+  if (theta_inside || FindField(config, "rope_theta") != nullptr) {
     ASSIGN_OR_RETURN(rope.theta, RequiredNumber(theta_inside ? *parameters : config, "rope_theta"));
   }
   for (const json* object : {&config, parameters}) {
-    if (object == nullptr || Find(*object, "partial_rotary_factor") == nullptr) continue;
+    if (object == nullptr || FindField(*object, "partial_rotary_factor") == nullptr) continue;
     ASSIGN_OR_RETURN(const double share, RequiredNumber(*object, "partial_rotary_factor"));
     if (share != 1.0) return Unimplemented("partial_rotary_factor {} is not supported; 1 is", share);
   }
@@ -156,7 +126,7 @@ absl::StatusOr<RopeConfig> ParseRope(const json& config, int64_t max_position) {
 // Appends the ids of eos_token_id (an integer, a list, or null) that are not there yet.
 absl::Status AppendEosIds(const json& object, std::vector<int32_t>& ids) {
   constexpr size_t kMaxEosIds = 1024;
-  const json* value = Find(object, "eos_token_id");
+  const json* value = FindField(object, "eos_token_id");
   if (value == nullptr) return absl::OkStatus();
   const json list = value->is_array() ? *value : json::array({*value});
   if (list.size() > kMaxEosIds) {
@@ -169,39 +139,93 @@ absl::Status AppendEosIds(const json& object, std::vector<int32_t>& ids) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ModelConfig> FromJson(const json& object) {
-  ModelConfig config;
-  ASSIGN_OR_RETURN(config.family, ParseFamily(object));
-  RETURN_IF_ERROR(RefuseUnsupported(object));
-  ASSIGN_OR_RETURN(config.vocab_size, RequiredInt(object, "vocab_size"));
-  ASSIGN_OR_RETURN(config.hidden_size, RequiredInt(object, "hidden_size"));
-  ASSIGN_OR_RETURN(config.intermediate_size, RequiredInt(object, "intermediate_size"));
-  ASSIGN_OR_RETURN(config.num_layers, RequiredInt(object, "num_hidden_layers"));
-  ASSIGN_OR_RETURN(config.num_heads, RequiredInt(object, "num_attention_heads"));
-  ASSIGN_OR_RETURN(config.num_kv_heads, IntOr(object, "num_key_value_heads", config.num_heads));
-  ASSIGN_OR_RETURN(config.max_position, RequiredInt(object, "max_position_embeddings"));
-  ASSIGN_OR_RETURN(const double eps, RequiredNumber(object, "rms_norm_eps"));
-  config.rms_norm_eps = static_cast<float>(eps);
-  ASSIGN_OR_RETURN(config.tie_word_embeddings, BoolOr(object, "tie_word_embeddings", false));
-
-  // Without the field, transformers takes 128 for Qwen3 and divides for Llama.
-  if (Find(object, "head_dim") != nullptr) {
-    ASSIGN_OR_RETURN(config.head_dim, RequiredInt(object, "head_dim"));
+// The fields of Llama and Qwen beside those that all families share.
+absl::Status ReadLlamaFields(const json& text, ModelConfig& config) {
+  RETURN_IF_ERROR(RefuseUnsupported(text));
+  AttentionConfig& attention = config.attention;
+  ASSIGN_OR_RETURN(attention.num_kv_heads, IntOr(text, "num_key_value_heads", config.num_heads));
+  // Without the field, transformers takes 128 for Qwen3 and divides for the others.
+  if (FindField(text, "head_dim") != nullptr) {
+    ASSIGN_OR_RETURN(attention.head_dim, RequiredInt(text, "head_dim"));
   } else if (config.family == ModelFamily::kQwen3) {
-    config.head_dim = 128;
+    attention.head_dim = 128;
   } else {
     if (config.num_heads < 1 || config.hidden_size % config.num_heads != 0) {
       return InvalidArgument(
           "hidden_size {} is no multiple of num_attention_heads {} and head_dim is missing",
           config.hidden_size, config.num_heads);
     }
-    config.head_dim = config.hidden_size / config.num_heads;
+    attention.head_dim = config.hidden_size / config.num_heads;
   }
-  ASSIGN_OR_RETURN(config.rope, ParseRope(object, config.max_position));
-  if (const json* bos = Find(object, "bos_token_id"); bos != nullptr) {
+  config.attention_scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
+  ASSIGN_OR_RETURN(attention.rope, ParseRope(text, config.max_position));
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    config.layers.push_back({.intermediate_size = config.intermediate_size, .kv_layer = layer});
+  }
+  return absl::OkStatus();
+}
+
+// Without these fields transformers has the values of Gemma3's 4B, whose file leaves them out.
+struct SizeDefaults {
+  int64_t vocab_size = 262208, num_heads = 8, max_position = 131072;
+  double eps = 1e-6;
+};
+
+absl::Status ReadSizes(const json& text, ModelConfig& config) {
+  const bool has_defaults = config.family == ModelFamily::kGemma3;
+  const SizeDefaults defaults;
+  const auto size = [&](const char* field, int64_t absent) {
+    return has_defaults ? IntOr(text, field, absent) : RequiredInt(text, field);
+  };
+  ASSIGN_OR_RETURN(config.vocab_size, size("vocab_size", defaults.vocab_size));
+  ASSIGN_OR_RETURN(config.hidden_size, RequiredInt(text, "hidden_size"));
+  ASSIGN_OR_RETURN(config.intermediate_size, RequiredInt(text, "intermediate_size"));
+  ASSIGN_OR_RETURN(config.num_layers, RequiredInt(text, "num_hidden_layers"));
+  ASSIGN_OR_RETURN(config.num_heads, size("num_attention_heads", defaults.num_heads));
+  ASSIGN_OR_RETURN(config.max_position, size("max_position_embeddings", defaults.max_position));
+  ASSIGN_OR_RETURN(const double eps, has_defaults ? NumberOr(text, "rms_norm_eps", defaults.eps)
+                                                  : RequiredNumber(text, "rms_norm_eps"));
+  config.rms_norm_eps = static_cast<float>(eps);
+  // Counts that loops and lists depend on before everything is checked.
+  RETURN_IF_ERROR(CheckCount("num_hidden_layers", config.num_layers, kMaxLayers));
+  return CheckCount("intermediate_size", config.intermediate_size, kMaxIntermediate);
+}
+
+absl::Status ReadText(const json& text, ModelConfig& config) {
+  RETURN_IF_ERROR(ReadSizes(text, config));
+  const bool gemma = config.family == ModelFamily::kGemma3 || config.family == ModelFamily::kGemma4;
+  RETURN_IF_ERROR(gemma ? ReadGemmaFields(text, config) : ReadLlamaFields(text, config));
+  if (config.traits().scaled_embedding) {
+    config.embedding_scale = std::sqrt(static_cast<float>(config.hidden_size));
+  }
+  if (const json* bos = FindField(text, "bos_token_id"); bos != nullptr) {
     ASSIGN_OR_RETURN(config.bos_token_id, ToTokenId(*bos, "bos_token_id"));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ModelConfig> FromJson(const json& object) {
+  ModelConfig config;
+  ASSIGN_OR_RETURN(const ModelType type, ParseModelType(object));
+  config.family = type.family;
+  if (FindField(object, "quantization_config") != nullptr) {
+    return Unimplemented("quantization_config: quantised safetensors are not supported; GGUF files are");
+  }
+  ASSIGN_OR_RETURN(config.tie_word_embeddings,
+                   BoolOr(object, "tie_word_embeddings", config.traits().scaled_embedding));
+  if (!type.multimodal) {
+    RETURN_IF_ERROR(ReadText(object, config));
+  } else {
+    const json* text = FindField(object, "text_config");
+    if (text == nullptr) return InvalidArgument("text_config is missing");
+    if (!text->is_object()) return WrongFieldType("text_config", "object");
+    RETURN_IF_ERROR(Annotate(ReadText(*text, config), "text_config"));
+  }
+  // The outer ids first: of a multimodal model they are all that end a turn.
   RETURN_IF_ERROR(AppendEosIds(object, config.eos_token_ids));
+  if (type.multimodal) {
+    RETURN_IF_ERROR(Annotate(AppendEosIds(object["text_config"], config.eos_token_ids), "text_config"));
+  }
   return config;
 }
 
@@ -225,16 +249,6 @@ absl::StatusOr<ModelConfig> Parse(const std::string& config_json, const std::str
 }
 
 }  // namespace
-
-const char* ModelFamilyName(ModelFamily family) {
-  switch (family) {
-    case ModelFamily::kLlama:
-      return "llama";
-    case ModelFamily::kQwen3:
-      return "qwen3";
-  }
-  TANDEM_CHECK(false);
-}
 
 absl::StatusOr<ModelConfig> ParseHuggingFaceConfig(const std::string& config_json,
                                                    const std::string& generation_config_json,

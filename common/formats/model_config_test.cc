@@ -41,15 +41,15 @@ TEST(HuggingFaceConfig, TakesDefaultsOfTransformers) {
   json config = Llama();
   config.erase("num_key_value_heads");
   const ModelConfig parsed = Parsed(config);
-  EXPECT_EQ(parsed.num_kv_heads, 4);
-  EXPECT_EQ(parsed.head_dim, 16);
-  EXPECT_EQ(parsed.rope.theta, 10000.0);
-  EXPECT_FALSE(parsed.rope.llama3.has_value());
+  EXPECT_EQ(parsed.attention.num_kv_heads, 4);
+  EXPECT_EQ(parsed.attention.head_dim, 16);
+  EXPECT_EQ(parsed.attention.rope.theta, 10000.0);
+  EXPECT_FALSE(parsed.attention.rope.llama3.has_value());
   EXPECT_FALSE(parsed.tie_word_embeddings);
   EXPECT_FALSE(parsed.bos_token_id.has_value());
   EXPECT_THAT(parsed.eos_token_ids, IsEmpty());
   config["model_type"] = "qwen3";
-  EXPECT_EQ(Parsed(config).head_dim, 128);
+  EXPECT_EQ(Parsed(config).attention.head_dim, 128);
 }
 
 TEST(HuggingFaceConfig, ReadsBothSpellingsOfRope) {
@@ -66,7 +66,7 @@ TEST(HuggingFaceConfig, ReadsBothSpellingsOfRope) {
   json newer = With("rope_parameters", scaling);
   newer["rope_parameters"]["rope_theta"] = 5e5;
   for (const json& config : {older, oldest, newer}) {
-    const RopeConfig rope = Parsed(config).rope;
+    const RopeConfig rope = Parsed(config).attention.rope;
     EXPECT_EQ(rope.theta, 5e5);
     ASSERT_TRUE(rope.llama3.has_value()) << config;
     EXPECT_EQ(rope.llama3->factor, 8.0);
@@ -86,9 +86,9 @@ TEST(HuggingFaceConfig, UnitesTheEndTokensOfBothFiles) {
 }
 
 TEST(HuggingFaceConfig, NamesTheFileAndTheModelTypeItDoesNotKnow) {
-  const absl::Status status = StatusOf(With("model_type", "qwen2"));
+  const absl::Status status = StatusOf(With("model_type", "mamba"));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(status.message()), AllOf(StartsWith("dir/config.json: "), HasSubstr("`qwen2`")));
+  EXPECT_THAT(std::string(status.message()), AllOf(StartsWith("dir/config.json: "), HasSubstr("`mamba`")));
 }
 
 TEST(HuggingFaceConfig, RefusesWhatWouldChangeTheComputation) {

@@ -7,11 +7,6 @@
 namespace tandem::formats {
 namespace {
 
-absl::Status CheckCount(const char* field, int64_t value, int64_t limit) {
-  if (value >= 1 && value <= limit) return absl::OkStatus();
-  return InvalidArgument("{} is {}, allowed are 1 to {}", field, value, limit);
-}
-
 absl::Status CheckTokenId(const char* field, int64_t id, const ModelConfig& config) {
   if (id >= 0 && id < config.vocab_size) return absl::OkStatus();
   return InvalidArgument("{} is {}, the vocabulary has {} tokens", field, id, config.vocab_size);
@@ -34,6 +29,13 @@ absl::Status CheckRope(const RopeConfig& rope, int64_t head_dim) {
     RETURN_IF_ERROR(
         CheckCount("rope original_max_position_embeddings", scaling.original_context, kMaxContext));
   }
+  if (!std::isfinite(rope.linear_factor) || rope.linear_factor < 1) {
+    return InvalidArgument("rope factor is {}, it must be finite and at least 1", rope.linear_factor);
+  }
+  if (!(rope.rotated_share > 0) || rope.rotated_share > 1) {
+    return InvalidArgument("partial_rotary_factor is {}, it must be above 0 and at most 1",
+                           rope.rotated_share);
+  }
   if (rope.inverse_frequency_divisors.empty()) return absl::OkStatus();
   TANDEM_CHECK(static_cast<int64_t>(rope.inverse_frequency_divisors.size()) == head_dim / 2);
   for (const float divisor : rope.inverse_frequency_divisors) {
@@ -44,7 +46,40 @@ absl::Status CheckRope(const RopeConfig& rope, int64_t head_dim) {
   return absl::OkStatus();
 }
 
+absl::Status CheckAttention(const AttentionConfig& attention, int64_t num_heads) {
+  RETURN_IF_ERROR(CheckCount("num_key_value_heads", attention.num_kv_heads, kMaxHeads));
+  RETURN_IF_ERROR(CheckCount("head_dim", attention.head_dim, kMaxHeadDim));
+  if (num_heads % attention.num_kv_heads != 0) {
+    return InvalidArgument("num_attention_heads {} is no multiple of num_key_value_heads {}", num_heads,
+                           attention.num_kv_heads);
+  }
+  if (attention.head_dim % 2 != 0) {
+    return InvalidArgument("head_dim is {}, it must be even", attention.head_dim);
+  }
+  return CheckRope(attention.rope, attention.head_dim);
+}
+
+absl::Status CheckAttentions(const ModelConfig& config) {
+  TANDEM_CHECK(static_cast<int64_t>(config.layers.size()) == config.num_layers);
+  bool any[2] = {};
+  for (const LayerConfig& layer : config.layers) any[layer.sliding] = true;
+  for (const bool sliding : {false, true}) {
+    if (!any[sliding]) continue;
+    const absl::Status status =
+        CheckAttention(sliding ? config.sliding_attention : config.attention, config.num_heads);
+    // Which of two kinds is said only where there are two.
+    if (!any[!sliding]) return status;
+    RETURN_IF_ERROR(Annotate(status, sliding ? "sliding_attention layers" : "full_attention layers"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::Status CheckCount(const char* field, int64_t value, int64_t limit) {
+  if (value >= 1 && value <= limit) return absl::OkStatus();
+  return InvalidArgument("{} is {}, allowed are 1 to {}", field, value, limit);
+}
 
 absl::Status CheckModelConfig(const ModelConfig& config) {
   RETURN_IF_ERROR(CheckCount("vocab_size", config.vocab_size, kMaxVocab));
@@ -52,18 +87,11 @@ absl::Status CheckModelConfig(const ModelConfig& config) {
   RETURN_IF_ERROR(CheckCount("intermediate_size", config.intermediate_size, kMaxIntermediate));
   RETURN_IF_ERROR(CheckCount("num_hidden_layers", config.num_layers, kMaxLayers));
   RETURN_IF_ERROR(CheckCount("num_attention_heads", config.num_heads, kMaxHeads));
-  RETURN_IF_ERROR(CheckCount("num_key_value_heads", config.num_kv_heads, kMaxHeads));
-  RETURN_IF_ERROR(CheckCount("head_dim", config.head_dim, kMaxHeadDim));
   RETURN_IF_ERROR(CheckCount("max_position_embeddings", config.max_position, kMaxContext));
-  if (config.num_heads % config.num_kv_heads != 0) {
-    return InvalidArgument("num_attention_heads {} is no multiple of num_key_value_heads {}",
-                           config.num_heads, config.num_kv_heads);
-  }
-  if (config.head_dim % 2 != 0) return InvalidArgument("head_dim is {}, it must be even", config.head_dim);
+  RETURN_IF_ERROR(CheckAttentions(config));
   if (!std::isfinite(config.rms_norm_eps) || !(config.rms_norm_eps > 0) || config.rms_norm_eps > 1) {
     return InvalidArgument("rms_norm_eps is {}, it must be above 0 and at most 1", config.rms_norm_eps);
   }
-  RETURN_IF_ERROR(CheckRope(config.rope, config.head_dim));
   if (config.bos_token_id.has_value())
     RETURN_IF_ERROR(CheckTokenId("bos_token_id", *config.bos_token_id, config));
   for (const int32_t id : config.eos_token_ids) RETURN_IF_ERROR(CheckTokenId("eos_token_id", id, config));

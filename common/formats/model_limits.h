@@ -17,6 +17,9 @@ inline constexpr int64_t kMaxHeads = 1024;
 inline constexpr int64_t kMaxHeadDim = 1024;
 inline constexpr int64_t kMaxContext = 1 << 26;
 
+// kInvalidArgument names field, value and limit unless 1 <= value <= limit.
+absl::Status CheckCount(const char* field, int64_t value, int64_t limit);
+
 // Checks every field of a filled config against the limits and against the others; fields are called by their
 // Hugging Face names. kInvalidArgument names field, value and limit.
 absl::Status CheckModelConfig(const ModelConfig& config);

@@ -1,9 +1,9 @@
 #include "common/models/decoder.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <new>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -18,9 +18,24 @@ namespace {
 // attention.h, elementwise.h, math.h, the packing of weights) or the steps below do.
 constexpr const char* kKernelVersion = "cpu-1";
 
+// One for each layer with K and V of its own.
 std::vector<kernels::KvLayerShape> KvShapes(const formats::ModelConfig& config) {
-  return std::vector<kernels::KvLayerShape>(
-      config.num_layers, {static_cast<int>(config.num_kv_heads), static_cast<int>(config.head_dim)});
+  std::vector<kernels::KvLayerShape> shapes;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.HasOwnKv(layer)) continue;
+    const formats::AttentionConfig& attention = config.AttentionOf(layer);
+    shapes.push_back({static_cast<int>(attention.num_kv_heads), static_cast<int>(attention.head_dim)});
+  }
+  return shapes;
+}
+
+std::vector<int> KvLayers(const formats::ModelConfig& config) {
+  std::vector<int> kv_layers;
+  int next = 0;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    kv_layers.push_back(config.HasOwnKv(layer) ? next++ : kv_layers[config.layers[layer].kv_layer]);
+  }
+  return kv_layers;
 }
 
 }  // namespace
@@ -31,36 +46,55 @@ Decoder::Decoder(const formats::ModelConfig& config, const ModelOptions& options
       pool_(pool),
       hidden_(static_cast<int>(config.hidden_size)),
       heads_(static_cast<int>(config.num_heads)),
-      kv_heads_(static_cast<int>(config.num_kv_heads)),
-      head_dim_(static_cast<int>(config.head_dim)),
-      intermediate_(static_cast<int>(config.intermediate_size)),
       vocab_(static_cast<int>(config.vocab_size)),
-      kv_layout_(kernels::KvLayout::Create(options.kv_type, KvShapes(config))) {}
+      kv_layout_(kernels::KvLayout::Create(options.kv_type, KvShapes(config))),
+      kv_layer_(KvLayers(config)) {}
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const formats::Checkpoint& checkpoint,
                                                          const ModelOptions& options, ThreadPool& pool) {
-  const formats::ModelConfig& config = checkpoint.config();
-  std::unique_ptr<Decoder> decoder(new Decoder(config, options, pool));
+  std::unique_ptr<Decoder> decoder(new Decoder(checkpoint.config(), options, pool));
   const ThreadPool::Active active(pool);
-  ASSIGN_OR_RETURN(decoder->rope_,
-                   RopeTables::Create(config.rope, config.head_dim, options.max_positions, pool));
+  RETURN_IF_ERROR(decoder->MakeAttentions());
   ASSIGN_OR_RETURN(decoder->weights_, DecoderWeights::Load(checkpoint, options, pool));
   RETURN_IF_ERROR(decoder->Allocate());
   return decoder;
 }
 
+absl::Status Decoder::MakeAttentions() {
+  for (int layer = 0; layer < static_cast<int>(config_.num_layers); ++layer) {
+    Attention& made = config_.layers[layer].sliding ? sliding_attention_ : attention_;
+    if (made.head_dim > 0) continue;
+    const formats::AttentionConfig& attention = config_.AttentionOf(layer);
+    made.kv_heads = static_cast<int>(attention.num_kv_heads);
+    made.head_dim = static_cast<int>(attention.head_dim);
+    made.q_width = heads_ * made.head_dim;
+    made.kv_width = made.kv_heads * made.head_dim;
+    made.window = static_cast<int32_t>(attention.window);
+    made.value_is_key = attention.value_is_key;
+    if (config_.traits().value_norm) made.ones.assign(made.head_dim, 1.0f);
+    ASSIGN_OR_RETURN(made.rope,
+                     RopeTables::Create(attention.rope, made.head_dim, options_.max_positions, pool_));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Decoder::Allocate() {
   const int64_t rows = options_.max_step_tokens, logits_rows = options_.max_logits_rows;
-  const int64_t q_size = rows * heads_ * head_dim_, kv_size = rows * kv_heads_ * head_dim_;
+  const int64_t q_width = std::max(attention_.q_width, sliding_attention_.q_width);
+  const int64_t kv_width = std::max(attention_.kv_width, sliding_attention_.kv_width);
+  int64_t intermediate = 0;
+  for (const formats::LayerConfig& layer : config_.layers) {
+    intermediate = std::max(intermediate, layer.intermediate_size);
+  }
   const std::vector<std::pair<float**, int64_t>> arrays = {
       {&buffers_.x, rows * hidden_},
       {&buffers_.normed, rows * hidden_},
-      {&buffers_.q, q_size},
-      {&buffers_.k, kv_size},
-      {&buffers_.v, kv_size},
-      {&buffers_.attended, q_size},
-      {&buffers_.gate, rows * intermediate_},
-      {&buffers_.up, rows * intermediate_},
+      {&buffers_.q, rows * q_width},
+      {&buffers_.k, rows * kv_width},
+      {&buffers_.v, rows * kv_width},
+      {&buffers_.attended, rows * q_width},
+      {&buffers_.gate, rows * intermediate},
+      {&buffers_.up, rows * intermediate},
       {&buffers_.branch, rows * hidden_},
       {&buffers_.last, logits_rows * hidden_},
       {&buffers_.logits, logits_rows * vocab_},
@@ -72,7 +106,7 @@ absl::Status Decoder::Allocate() {
   for (size_t i = 0; i < arrays.size(); ++i) *arrays[i].first = work_area_.array(static_cast<int>(i));
 
   const int max_rows = static_cast<int>(std::max(rows, logits_rows));
-  const int max_cols = std::max({hidden_, heads_ * head_dim_, intermediate_});
+  const int max_cols = static_cast<int>(std::max<int64_t>({hidden_, q_width, intermediate}));
   try {
     input_ = std::make_unique<kernels::Activations>(max_rows, max_cols, options_.activation_type);
   } catch (const std::bad_alloc&) {
@@ -92,11 +126,18 @@ void Decoder::Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outp
   const ThreadPool::Active active(pool_);
   outputs.taps.clear();
 
+  const int64_t size = static_cast<int64_t>(batch.tokens.size()) * hidden_;
   kernels::EmbeddingLookup(weights_.embedding, batch.tokens, buffers_.x, pool_);
+  if (config_.traits().scaled_embedding) {
+    kernels::ScaleInPlace(buffers_.x, config_.embedding_scale, size, pool_);
+  }
   Tap(-1, batch, outputs);
   for (int layer = 0; layer < static_cast<int>(config_.num_layers); ++layer) {
     AttentionBranch(layer, batch, cache);
     FeedForwardBranch(layer, batch);
+    if (config_.traits().layer_scalar) {
+      kernels::ScaleInPlace(buffers_.x, weights_.layers[layer].scalar, size, pool_);
+    }
     Tap(layer, batch, outputs);
   }
   Logits(batch, outputs);
@@ -104,41 +145,78 @@ void Decoder::Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outp
 
 void Decoder::AttentionBranch(int layer, const Batch& batch, kernels::KvCache& cache) {
   const DecoderLayerWeights& w = weights_.layers[layer];
+  const Attention& a = AttentionOf(layer);
   const Buffers& b = buffers_;
   const int tokens = static_cast<int>(batch.tokens.size());
-  const int q_width = heads_ * head_dim_, kv_width = kv_heads_ * head_dim_;
 
   kernels::RmsNorm(b.x, w.attention_norm, config_.rms_norm_eps, tokens, b.normed, pool_);
   LoadInput(b.normed, tokens, hidden_);
-  const kernels::GemmOutput qkv[] = {{&w.q, b.q}, {&w.k, b.k}, {&w.v, b.v}};
-  kernels::GemmMany(*input_, qkv, pool_);
+  Project(layer, tokens);
+  if (config_.HasOwnKv(layer)) WriteKeysAndValues(layer, batch, cache);
   if (!w.q_norm.empty()) {
-    kernels::RmsNormHeads(b.q, q_width, tokens, heads_, w.q_norm, config_.rms_norm_eps, pool_);
-    kernels::RmsNormHeads(b.k, kv_width, tokens, kv_heads_, w.k_norm, config_.rms_norm_eps, pool_);
+    kernels::RmsNormHeads(b.q, a.q_width, tokens, heads_, w.q_norm, config_.rms_norm_eps, pool_);
   }
-  kernels::Rope(b.q, q_width, batch.positions, heads_, head_dim_, rope_.cos.data(), rope_.sin.data(), pool_);
-  kernels::Rope(b.k, kv_width, batch.positions, kv_heads_, head_dim_, rope_.cos.data(), rope_.sin.data(),
+  kernels::Rope(b.q, a.q_width, batch.positions, heads_, a.head_dim, a.rope.cos.data(), a.rope.sin.data(),
                 pool_);
-  kernels::WriteKv(b.k, b.v, kv_width, layer, batch.sequences, cache, pool_);
-  kernels::Attention(b.q, q_width, layer, batch.sequences, cache, heads_,
-                     1.0f / std::sqrt(static_cast<float>(head_dim_)), b.attended, q_width, pool_);
-  LoadInput(b.attended, tokens, q_width);
+  kernels::Attention(b.q, a.q_width, kv_layer_[layer], batch.sequences, cache, heads_,
+                     config_.attention_scale, b.attended, a.q_width, pool_, a.window);
+  LoadInput(b.attended, tokens, a.q_width);
   kernels::Gemm(*input_, w.o, b.branch, hidden_, pool_);
-  kernels::AddInPlace(b.x, b.branch, int64_t{tokens} * hidden_, pool_);
+  AddBranch(w.post_attention_norm, tokens);
+}
+
+void Decoder::Project(int layer, int tokens) {
+  const DecoderLayerWeights& w = weights_.layers[layer];
+  const Attention& a = AttentionOf(layer);
+  const Buffers& b = buffers_;
+  const bool own_kv = config_.HasOwnKv(layer);
+  const kernels::GemmOutput qkv[] = {{&w.q, b.q}, {&w.k, b.k}, {&w.v, b.v}};
+  kernels::GemmMany(*input_, std::span(qkv).first(!own_kv ? 1 : a.value_is_key ? 2 : 3), pool_);
+  if (own_kv && a.value_is_key) std::memcpy(b.v, b.k, sizeof(float) * tokens * a.kv_width);
+  if (w.q_bias.empty()) return;
+  kernels::AddToRows(b.q, w.q_bias, tokens, pool_);
+  kernels::AddToRows(b.k, w.k_bias, tokens, pool_);
+  kernels::AddToRows(b.v, w.v_bias, tokens, pool_);
+}
+
+void Decoder::WriteKeysAndValues(int layer, const Batch& batch, kernels::KvCache& cache) {
+  const DecoderLayerWeights& w = weights_.layers[layer];
+  const Attention& a = AttentionOf(layer);
+  const Buffers& b = buffers_;
+  const int tokens = static_cast<int>(batch.tokens.size());
+  if (!w.k_norm.empty()) {
+    kernels::RmsNormHeads(b.k, a.kv_width, tokens, a.kv_heads, w.k_norm, config_.rms_norm_eps, pool_);
+  }
+  if (!a.ones.empty()) {
+    kernels::RmsNormHeads(b.v, a.kv_width, tokens, a.kv_heads, a.ones, config_.rms_norm_eps, pool_);
+  }
+  kernels::Rope(b.k, a.kv_width, batch.positions, a.kv_heads, a.head_dim, a.rope.cos.data(),
+                a.rope.sin.data(), pool_);
+  kernels::WriteKv(b.k, b.v, a.kv_width, kv_layer_[layer], batch.sequences, cache, pool_);
 }
 
 void Decoder::FeedForwardBranch(int layer, const Batch& batch) {
   const DecoderLayerWeights& w = weights_.layers[layer];
   const Buffers& b = buffers_;
   const int tokens = static_cast<int>(batch.tokens.size());
+  const int intermediate = static_cast<int>(config_.layers[layer].intermediate_size);
 
   kernels::RmsNorm(b.x, w.feed_forward_norm, config_.rms_norm_eps, tokens, b.normed, pool_);
   LoadInput(b.normed, tokens, hidden_);
   const kernels::GemmOutput gate_up[] = {{&w.gate, b.gate}, {&w.up, b.up}};
   kernels::GemmMany(*input_, gate_up, pool_);
-  kernels::SwiGlu(b.gate, b.up, tokens, intermediate_, b.gate, pool_);
-  LoadInput(b.gate, tokens, intermediate_);
+  const auto activate = config_.traits().gelu ? kernels::GeGlu : kernels::SwiGlu;
+  activate(b.gate, b.up, tokens, intermediate, b.gate, pool_);
+  LoadInput(b.gate, tokens, intermediate);
   kernels::Gemm(*input_, w.down, b.branch, hidden_, pool_);
+  AddBranch(w.post_feed_forward_norm, tokens);
+}
+
+void Decoder::AddBranch(const std::vector<float>& post_norm, int tokens) {
+  const Buffers& b = buffers_;
+  if (!post_norm.empty()) {
+    kernels::RmsNorm(b.branch, post_norm, config_.rms_norm_eps, tokens, b.branch, pool_);
+  }
   kernels::AddInPlace(b.x, b.branch, int64_t{tokens} * hidden_, pool_);
 }
 
@@ -166,6 +244,9 @@ void Decoder::Logits(const Batch& batch, Outputs& outputs) {
   kernels::RmsNorm(b.last, weights_.final_norm, config_.rms_norm_eps, rows, b.last, pool_);
   LoadInput(b.last, rows, hidden_);
   kernels::Gemm(*input_, weights_.head(), b.logits, vocab_, pool_);
+  if (config_.logit_softcap > 0) {
+    kernels::SoftCapInPlace(b.logits, config_.logit_softcap, int64_t{rows} * vocab_, pool_);
+  }
 }
 
 void Decoder::CheckBatch(const Batch& batch, const kernels::KvCache& cache) const {

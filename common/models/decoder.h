@@ -1,15 +1,26 @@
-// The decoder of the Llama line on the CPU. For a row x of the residual stream, layer by layer:
+// The decoder of all families on the CPU. For a row x of the residual stream, layer by layer, with what not
+// every family has in brackets (formats::FamilyTraits):
 //
-//   a = RmsNorm(x);  q, k, v = Wq a, Wk a, Wv a      Qwen3: RmsNorm of each head of q and k
+//   a = RmsNorm(x);  q, k, v = Wq a, Wk a, Wv a [+ biases]
+//   [q, k = RmsNorm of each of their heads;  v = v / rms of each head]
 //   q, k = Rope(q), Rope(k);  K, V of this position = k, v
-//   x = x + Wo Attention(q, K, V)                    scores scaled by head_dim^-0.5
-//   f = RmsNorm(x);  x = x + Wdown (silu(Wgate f) * (Wup f))
+//   h = Wo Attention(q, K, V);  x = x + [RmsNorm](h)
+//   f = RmsNorm(x);  h = Wdown (act(Wgate f) * (Wup f));  x = x + [RmsNorm](h)     act: silu or gelu
+//   [x = x * scalar of the layer]
 //
-// and logits = Whead RmsNorm(x), for the rows that want them.
+// and logits = Whead RmsNorm(x) [soft-capped], for the rows that want them. Layers are of two kinds, which
+// may differ in heads and rotary embedding: those that see all positions before theirs, and those that see a
+// window of the last ones. A layer may read K and V of an earlier one instead of computing its own; k may be
+// v (before norm and Rope).
+//
+// Layers with a window keep K and V of all positions, too: blocks, prefix cache and preemption then need not
+// know of windows, at the price of memory (of Gemma3's 270M, 15 layers of 18 could do with 512 positions).
+// Attention reads only what the window holds.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/kernels/gemm.h"
@@ -34,7 +45,17 @@ class Decoder : public Model {
   void Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outputs) override;
 
  private:
-  // Views into the work area; S = max_step_tokens.
+  // One kind of layers.
+  struct Attention {
+    int kv_heads = 0, head_dim = 0;
+    int q_width = 0, kv_width = 0;  // of all heads
+    int32_t window = 0;             // 0 = none
+    bool value_is_key = false;
+    RopeTables rope;
+    std::vector<float> ones;  // [head_dim], for the norm of values, which has no weights
+  };
+
+  // Views into the work area; S = max_step_tokens. Heads and I are those of the widest layer.
   struct Buffers {
     float* x;         // [S, H] residual stream
     float* normed;    // [S, H]
@@ -54,8 +75,19 @@ class Decoder : public Model {
 
   absl::Status Allocate();
   void CheckBatch(const Batch& batch, const kernels::KvCache& cache) const;
+  // The tables, for the kinds that occur.
+  absl::Status MakeAttentions();
+  const Attention& AttentionOf(int layer) const {
+    return config_.layers[layer].sliding ? sliding_attention_ : attention_;
+  }
   void AttentionBranch(int layer, const Batch& batch, kernels::KvCache& cache);
+  // q, k and v of the loaded input.
+  void Project(int layer, int tokens);
+  // Norms and Rope; K and V into the cache.
+  void WriteKeysAndValues(int layer, const Batch& batch, kernels::KvCache& cache);
   void FeedForwardBranch(int layer, const Batch& batch);
+  // x += the branch, behind its norm if it has one.
+  void AddBranch(const std::vector<float>& post_norm, int tokens);
   // Rounds x [tokens, cols] to the activation type, for the products that follow.
   void LoadInput(const float* x, int tokens, int cols);
   void Tap(int layer, const Batch& batch, Outputs& outputs);
@@ -65,10 +97,11 @@ class Decoder : public Model {
   const formats::ModelConfig config_;
   const ModelOptions options_;
   ThreadPool& pool_;
-  const int hidden_, heads_, kv_heads_, head_dim_, intermediate_, vocab_;
+  const int hidden_, heads_, vocab_;
   const kernels::KvLayout kv_layout_;
+  std::vector<int> kv_layer_;  // of each layer, the layer of kv_layout_ that it reads
   DecoderWeights weights_;
-  RopeTables rope_;
+  Attention attention_, sliding_attention_;
 
   // Overwritten by every Forward.
   WorkArea work_area_;

@@ -46,7 +46,16 @@ class Reader {
     return matrix;
   }
 
+  // As it is multiplied with.
   absl::StatusOr<std::vector<float>> ReadNorm(const std::string& name, int64_t size) {
+    ASSIGN_OR_RETURN(std::vector<float> weights, ReadVector(name, size));
+    if (checkpoint_.NormsAddOne()) {
+      for (float& w : weights) w += 1.0f;
+    }
+    return weights;
+  }
+
+  absl::StatusOr<std::vector<float>> ReadVector(const std::string& name, int64_t size) {
     ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Tensor(name, {size}));
     std::vector<float> weights(size);
     formats::Dequantize(tensor.dtype, tensor.data, weights);
@@ -68,32 +77,63 @@ class Reader {
   int64_t bytes_ = 0;
 };
 
-absl::StatusOr<DecoderLayerWeights> ReadLayer(Reader& reader, const Checkpoint& checkpoint, int64_t layer) {
+absl::Status ReadAttention(Reader& reader, const Checkpoint& checkpoint, int64_t layer,
+                           const std::string& prefix, DecoderLayerWeights& w) {
   const ModelConfig& config = checkpoint.config();
-  const int64_t hidden = config.hidden_size, intermediate = config.intermediate_size;
-  const int64_t q_rows = config.num_heads * config.head_dim;
-  const int64_t kv_rows = config.num_kv_heads * config.head_dim;
-  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  const formats::AttentionConfig& attention = config.AttentionOf(layer);
+  const int64_t hidden = config.hidden_size, head_dim = attention.head_dim;
+  const int64_t q_rows = config.num_heads * head_dim, kv_rows = attention.num_kv_heads * head_dim;
+  const bool own_kv = config.HasOwnKv(layer);
   std::vector<int32_t> q_order, k_order;
   if (checkpoint.QkRowOrder() == formats::RowOrder::kInterleavedPairs) {
-    q_order = RowsOfInterleavedPairs(config.num_heads, config.head_dim);
-    k_order = RowsOfInterleavedPairs(config.num_kv_heads, config.head_dim);
+    q_order = RowsOfInterleavedPairs(config.num_heads, head_dim);
+    k_order = RowsOfInterleavedPairs(attention.num_kv_heads, head_dim);
   }
-
-  DecoderLayerWeights w;
   ASSIGN_OR_RETURN(w.attention_norm, reader.ReadNorm(prefix + "input_layernorm.weight", hidden));
   ASSIGN_OR_RETURN(w.q, reader.ReadMatrix(prefix + "self_attn.q_proj.weight", q_rows, hidden, q_order));
-  ASSIGN_OR_RETURN(w.k, reader.ReadMatrix(prefix + "self_attn.k_proj.weight", kv_rows, hidden, k_order));
-  ASSIGN_OR_RETURN(w.v, reader.ReadMatrix(prefix + "self_attn.v_proj.weight", kv_rows, hidden));
-  if (config.family == formats::ModelFamily::kQwen3) {
-    ASSIGN_OR_RETURN(w.q_norm, reader.ReadNorm(prefix + "self_attn.q_norm.weight", config.head_dim));
-    ASSIGN_OR_RETURN(w.k_norm, reader.ReadNorm(prefix + "self_attn.k_norm.weight", config.head_dim));
+  if (own_kv) {
+    ASSIGN_OR_RETURN(w.k, reader.ReadMatrix(prefix + "self_attn.k_proj.weight", kv_rows, hidden, k_order));
+  }
+  if (own_kv && !attention.value_is_key) {
+    ASSIGN_OR_RETURN(w.v, reader.ReadMatrix(prefix + "self_attn.v_proj.weight", kv_rows, hidden));
+  }
+  if (config.traits().qkv_biases) {
+    ASSIGN_OR_RETURN(w.q_bias, reader.ReadVector(prefix + "self_attn.q_proj.bias", q_rows));
+    ASSIGN_OR_RETURN(w.k_bias, reader.ReadVector(prefix + "self_attn.k_proj.bias", kv_rows));
+    ASSIGN_OR_RETURN(w.v_bias, reader.ReadVector(prefix + "self_attn.v_proj.bias", kv_rows));
+  }
+  if (config.traits().qk_norms) {
+    ASSIGN_OR_RETURN(w.q_norm, reader.ReadNorm(prefix + "self_attn.q_norm.weight", head_dim));
+    if (own_kv) {
+      ASSIGN_OR_RETURN(w.k_norm, reader.ReadNorm(prefix + "self_attn.k_norm.weight", head_dim));
+    }
   }
   ASSIGN_OR_RETURN(w.o, reader.ReadMatrix(prefix + "self_attn.o_proj.weight", hidden, q_rows));
-  ASSIGN_OR_RETURN(w.feed_forward_norm, reader.ReadNorm(prefix + "post_attention_layernorm.weight", hidden));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DecoderLayerWeights> ReadLayer(Reader& reader, const Checkpoint& checkpoint, int64_t layer) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t hidden = config.hidden_size, intermediate = config.layers[layer].intermediate_size;
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  DecoderLayerWeights w;
+  RETURN_IF_ERROR(ReadAttention(reader, checkpoint, layer, prefix, w));
+  const char* feed_forward_norm = "post_attention_layernorm.weight";
+  if (config.traits().post_norms) {
+    ASSIGN_OR_RETURN(w.post_attention_norm,
+                     reader.ReadNorm(prefix + "post_attention_layernorm.weight", hidden));
+    ASSIGN_OR_RETURN(w.post_feed_forward_norm,
+                     reader.ReadNorm(prefix + "post_feedforward_layernorm.weight", hidden));
+    feed_forward_norm = "pre_feedforward_layernorm.weight";
+  }
+  ASSIGN_OR_RETURN(w.feed_forward_norm, reader.ReadNorm(prefix + feed_forward_norm, hidden));
   ASSIGN_OR_RETURN(w.gate, reader.ReadMatrix(prefix + "mlp.gate_proj.weight", intermediate, hidden));
   ASSIGN_OR_RETURN(w.up, reader.ReadMatrix(prefix + "mlp.up_proj.weight", intermediate, hidden));
   ASSIGN_OR_RETURN(w.down, reader.ReadMatrix(prefix + "mlp.down_proj.weight", hidden, intermediate));
+  if (config.traits().layer_scalar) {
+    ASSIGN_OR_RETURN(const std::vector<float> scalar, reader.ReadVector(prefix + "layer_scalar", 1));
+    w.scalar = scalar[0];
+  }
   return w;
 }
 

@@ -7,9 +7,6 @@
 namespace tandem::models {
 namespace {
 
-// What the kernels' layouts ask of a head's size, kernels/kv_cache.h.
-constexpr int64_t kHeadDimMultiple = 8;
-
 absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return InvalidArgument("{} is {}, allowed are {} to {}", name, value, low, high);
@@ -24,9 +21,11 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const formats::Checkpoint& chec
   RETURN_IF_ERROR(CheckOption("max_logits_rows", options.max_logits_rows, 1, kMaxStepTokens));
   RETURN_IF_ERROR(CheckOption("max_taps", options.max_taps, 0, kMaxTaps));
   RETURN_IF_ERROR(CheckOption("max_positions", options.max_positions, 0, config.max_position));
-  if (config.head_dim % kHeadDimMultiple != 0) {
-    return Unimplemented("{}: head_dim is {}, only multiples of {} are supported", checkpoint.path(),
-                         config.head_dim, kHeadDimMultiple);
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const int64_t head_dim = config.AttentionOf(layer).head_dim;
+    if (head_dim <= kernels::kMaxHeadDim) continue;
+    return Unimplemented("{}: head_dim is {}, only up to {} is supported", checkpoint.path(), head_dim,
+                         kernels::kMaxHeadDim);
   }
   ModelOptions resolved = options;
   resolved.max_logits_rows = std::min(options.max_logits_rows, options.max_step_tokens);

@@ -91,10 +91,10 @@ TEST_F(LoadModelTest, CountsThePackedBytes) {
 
 TEST_F(LoadModelTest, RefusesShapesThatTheKernelsCannotDo) {
   nlohmann::json config = Config();
-  config["head_dim"] = 12;
+  config["head_dim"] = 514;
   const absl::Status status = LoadModel(*Write(config), {}, pool_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("head_dim is 12"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("head_dim is 514, only up to 512"));
 
   config = Config();
   config["intermediate_size"] = 40;  // down_proj has 40 columns: no whole blocks of 32

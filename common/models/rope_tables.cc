@@ -25,12 +25,14 @@ double ScaleAsLlama3(double inverse_frequency, const formats::RopeConfig::Llama3
 }  // namespace
 
 std::vector<float> InverseFrequencies(const formats::RopeConfig& rope, int64_t head_dim) {
-  std::vector<float> result;
-  for (int64_t j = 0; j < head_dim / 2; ++j) {
+  std::vector<float> result(head_dim / 2, 0.0f);
+  const auto turning =
+      static_cast<int64_t>(std::floor(rope.rotated_share * static_cast<double>(head_dim) / 2));
+  for (int64_t j = 0; j < std::min(turning, head_dim / 2); ++j) {
     double f = std::pow(rope.theta, -2.0 * static_cast<double>(j) / static_cast<double>(head_dim));
     if (rope.llama3.has_value()) f = ScaleAsLlama3(f, *rope.llama3);
     if (!rope.inverse_frequency_divisors.empty()) f /= rope.inverse_frequency_divisors[j];
-    result.push_back(static_cast<float>(f));
+    result[j] = static_cast<float>(f / rope.linear_factor);
   }
   return result;
 }

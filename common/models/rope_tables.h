@@ -1,9 +1,10 @@
 // Cosines and sines of the rotary embedding, as kernels::Rope reads them.
 //
-// Inverse frequency of pair j: theta^(-2j / head_dim), then the llama3 rule or the file's divisors. Angle at
-// position p: the f32 product p * inverse_frequency, because that is the model's definition (transformers
-// computes it so, and models were trained so; at position 8000 it differs from the exact product by up to
-// 2e-4). Powers, cosines and sines are taken in double and rounded to f32.
+// Inverse frequency of pair j: theta^(-2j / head_dim), 0 for pairs that do not turn, then the llama3 rule or
+// the file's divisors, or divided by the linear factor. Angle at position p: the f32 product p *
+// inverse_frequency, because that is the model's definition (transformers computes it so, and models were
+// trained so; at position 8000 it differs from the exact product by up to 2e-4). Powers, cosines and sines
+// are taken in double and rounded to f32.
 #pragma once
 
 #include <cstdint>

@@ -35,6 +35,26 @@ TEST(InverseFrequencies, FollowTheLlama3RuleInAllThreeBranches) {
   EXPECT_FLOAT_EQ(f[3], 0.001f / 8);
 }
 
+TEST(InverseFrequencies, AreDividedByTheLinearFactor) {
+  formats::RopeConfig rope = Rope(10000.0);
+  rope.linear_factor = 8;
+  const std::vector<float> f = InverseFrequencies(rope, 8);
+  EXPECT_EQ(f[0], 0.125f);
+  EXPECT_FLOAT_EQ(f[3], 0.001f / 8);
+}
+
+// A quarter of 20 dimensions are 2.5 pairs: 2 turn.
+TEST(InverseFrequencies, AreZeroForPairsThatDoNotTurn) {
+  formats::RopeConfig rope = Rope(10000.0);
+  const std::vector<float> all = InverseFrequencies(rope, 20);
+  rope.rotated_share = 0.25;
+  const std::vector<float> f = InverseFrequencies(rope, 20);
+  ASSERT_EQ(f.size(), 10u);
+  EXPECT_EQ(f[0], all[0]);
+  EXPECT_EQ(f[1], all[1]);
+  for (int j = 2; j < 10; ++j) EXPECT_EQ(f[j], 0.0f) << j;
+}
+
 TEST(InverseFrequencies, AreDividedByTheFilesFactors) {
   formats::RopeConfig rope = Rope(10000.0);
   rope.inverse_frequency_divisors = {1.0f, 2.0f, 4.0f, 8.0f};

@@ -160,9 +160,9 @@ absl::Status ParseCompactForm(const json& config, DraftConfig& result) {
 
 // What the draft adds to its target's config.
 absl::Status ParseDraftFields(const json& config, DraftConfig& result) {
-  if (result.shape.head_dim % kHeadDimMultiple != 0) {
-    return Unimplemented("head_dim is {}, only multiples of {} are supported", result.shape.head_dim,
-                         kHeadDimMultiple);
+  if (result.shape.attention.head_dim % kHeadDimMultiple != 0) {
+    return Unimplemented("head_dim is {}, only multiples of {} are supported",
+                         result.shape.attention.head_dim, kHeadDimMultiple);
   }
   if (result.shape.tie_word_embeddings) {
     return InvalidArgument("tie_word_embeddings is true, draft checkpoints have it false");

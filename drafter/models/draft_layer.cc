@@ -29,8 +29,8 @@ DraftLayerPass::DraftLayerPass(const formats::ModelConfig& shape, ThreadPool& po
     : pool_(pool),
       hidden_(static_cast<int>(shape.hidden_size)),
       heads_(static_cast<int>(shape.num_heads)),
-      kv_heads_(static_cast<int>(shape.num_kv_heads)),
-      head_dim_(static_cast<int>(shape.head_dim)),
+      kv_heads_(static_cast<int>(shape.attention.num_kv_heads)),
+      head_dim_(static_cast<int>(shape.attention.head_dim)),
       intermediate_(static_cast<int>(shape.intermediate_size)),
       eps_(shape.rms_norm_eps) {}
 
@@ -38,9 +38,11 @@ absl::StatusOr<std::unique_ptr<DraftLayerPass>> DraftLayerPass::Create(
     const formats::ModelConfig& shape, kernels::ActivationType activation_type, int64_t max_rows,
     int64_t max_cols, int64_t max_positions, ThreadPool& pool) {
   std::unique_ptr<DraftLayerPass> pass(new DraftLayerPass(shape, pool));
-  ASSIGN_OR_RETURN(pass->rope_, models::RopeTables::Create(shape.rope, shape.head_dim, max_positions, pool));
+  ASSIGN_OR_RETURN(pass->rope_, models::RopeTables::Create(shape.attention.rope, shape.attention.head_dim,
+                                                           max_positions, pool));
   Buffers& b = pass->buffers_;
-  const int64_t q_width = shape.num_heads * shape.head_dim, kv_width = shape.num_kv_heads * shape.head_dim;
+  const int64_t q_width = shape.num_heads * shape.attention.head_dim,
+                kv_width = shape.attention.num_kv_heads * shape.attention.head_dim;
   const std::vector<std::pair<float**, int64_t>> arrays = {
       {&b.q, q_width},
       {&b.k, kv_width},

@@ -13,15 +13,16 @@ void AddLayer(const DraftConfig& config, int64_t layer, std::vector<DraftTensorS
   const int64_t hidden = shape.hidden_size, intermediate = shape.intermediate_size;
   // Eagle3's attention reads embedding and hidden state side by side.
   const int64_t attention_input = eagle3 ? 2 * hidden : hidden;
-  const int64_t q_rows = shape.num_heads * shape.head_dim, kv_rows = shape.num_kv_heads * shape.head_dim;
+  const int64_t q_rows = shape.num_heads * shape.attention.head_dim,
+                kv_rows = shape.attention.num_kv_heads * shape.attention.head_dim;
   const std::string prefix = fmt::format("layers.{}.", layer);
   specs.push_back({prefix + "input_layernorm.weight", {hidden}});
   if (eagle3) specs.push_back({prefix + "hidden_norm.weight", {hidden}});
   specs.push_back({prefix + "self_attn.q_proj.weight", {q_rows, attention_input}});
   specs.push_back({prefix + "self_attn.k_proj.weight", {kv_rows, attention_input}});
   specs.push_back({prefix + "self_attn.v_proj.weight", {kv_rows, attention_input}});
-  specs.push_back({prefix + "self_attn.q_norm.weight", {shape.head_dim}});
-  specs.push_back({prefix + "self_attn.k_norm.weight", {shape.head_dim}});
+  specs.push_back({prefix + "self_attn.q_norm.weight", {shape.attention.head_dim}});
+  specs.push_back({prefix + "self_attn.k_norm.weight", {shape.attention.head_dim}});
   specs.push_back({prefix + "self_attn.o_proj.weight", {hidden, q_rows}});
   specs.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
   specs.push_back({prefix + "mlp.gate_proj.weight", {intermediate, hidden}});

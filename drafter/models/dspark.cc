@@ -15,8 +15,9 @@ namespace {
 
 kernels::KvLayout LayoutOf(const formats::ModelConfig& shape, kernels::KvType type) {
   return kernels::KvLayout::Create(
-      type, std::vector<kernels::KvLayerShape>(
-                shape.num_layers, {static_cast<int>(shape.num_kv_heads), static_cast<int>(shape.head_dim)}));
+      type,
+      std::vector<kernels::KvLayerShape>(shape.num_layers, {static_cast<int>(shape.attention.num_kv_heads),
+                                                            static_cast<int>(shape.attention.head_dim)}));
 }
 
 }  // namespace

@@ -19,9 +19,9 @@ constexpr int kHiddenLayer = 1;  // g: its first half lies where K would, the se
 int32_t StoredHalf(int64_t hidden) { return static_cast<int32_t>(((hidden + 1) / 2 + 7) / 8 * 8); }
 
 kernels::KvLayout LayoutOf(const formats::ModelConfig& shape, kernels::KvType type) {
-  return kernels::KvLayout::Create(type,
-                                   {{static_cast<int>(shape.num_kv_heads), static_cast<int>(shape.head_dim)},
-                                    {1, StoredHalf(shape.hidden_size)}});
+  return kernels::KvLayout::Create(
+      type, {{static_cast<int>(shape.attention.num_kv_heads), static_cast<int>(shape.attention.head_dim)},
+             {1, StoredHalf(shape.hidden_size)}});
 }
 
 }  // namespace
