@@ -20,7 +20,8 @@ using ::testing::IsEmpty;
 
 // Of this repository: the messages below name their sizes.
 const auto kGolden = std::filesystem::path(TANDEM_SOURCE_DIR) / "tests/golden/drafters";
-const auto kPair = kGolden / "trained_pair/drafter", kEagle3 = kGolden / "cases/eagle3/drafter";
+const auto kPair = kGolden / "trained_pair/drafter", kEagle3 = kGolden / "cases/eagle3/drafter",
+           kGemma4 = kGolden / "cases/dspark_gemma4/drafter";
 
 // What loading answers after a change; the file or directory must be named.
 template <typename Change>
@@ -43,6 +44,7 @@ TEST(DraftCheckpoint, ReadsEachReleasedArchitecture) {
   EXPECT_TRUE(LoadWith(kPair, [](auto&) {}).ok());
   EXPECT_TRUE(LoadWith(kEagle3, [](auto&) {}).ok());
   EXPECT_TRUE(LoadWith(kEagle3, [](auto& c) { c.config["architectures"] = {"Eagle3DraftModel"}; }).ok());
+  EXPECT_TRUE(LoadWith(kGemma4, [](auto&) {}).ok());
   EXPECT_TRUE(LoadWith(kPair, [](auto& c) { c.config["model_type"] = "llama"; }).ok());
   EXPECT_TRUE(LoadWith(kPair, [](auto& c) { c.config["markov_head_type"] = "Vanilla"; }).ok());
 }
@@ -79,12 +81,27 @@ TEST(DraftCheckpoint, ReadsShards) {
   EXPECT_TRUE((*opened)->Tensor("fc.weight").ok());
 }
 
-TEST(DraftCheckpoint, RefusesGemmaByName) {
+TEST(DraftCheckpoint, RefusesAnArchitectureThatDoesNotGoWithTheModelType) {
   for (const char* const name : {"Gemma4DSparkModel", "Gemma4Eagle3Model"}) {
     const absl::Status status = LoadWith(kPair, [&](auto& c) { c.config["architectures"] = {name}; });
     EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
-    EXPECT_THAT(Message(status), AllOf(HasSubstr("config.json"), HasSubstr(name)));
+    EXPECT_THAT(Message(status), AllOf(HasSubstr("config.json"), HasSubstr("model_type"), HasSubstr(name)));
   }
+  const absl::Status qwen =
+      LoadWith(kGemma4, [&](auto& c) { c.config["architectures"] = {"Qwen3DSparkModel"}; });
+  EXPECT_TRUE(absl::IsUnimplemented(qwen)) << qwen;
+  EXPECT_THAT(Message(qwen), AllOf(HasSubstr("config.json"), HasSubstr("gemma4")));
+}
+
+TEST(DraftCheckpoint, RefusesGemmaLayersThatDoNotSeeEverythingOrShareKv) {
+  const absl::Status sliding = LoadWith(kGemma4, [&](auto& c) {
+    c.config["layer_types"] = {"sliding_attention", "full_attention"};
+  });
+  EXPECT_TRUE(absl::IsUnimplemented(sliding)) << sliding;
+  EXPECT_THAT(Message(sliding), AllOf(HasSubstr("config.json"), HasSubstr("layer_types")));
+  const absl::Status shared = LoadWith(kGemma4, [&](auto& c) { c.config["num_kv_shared_layers"] = 1; });
+  EXPECT_TRUE(absl::IsUnimplemented(shared)) << shared;
+  EXPECT_THAT(Message(shared), HasSubstr("num_kv_shared_layers"));
 }
 
 struct BadField {
@@ -142,7 +159,7 @@ INSTANTIATE_TEST_SUITE_P(
                       BadField{"hidden_act", "gelu", "hidden_act `gelu`"},
                       BadField{"num_hidden_layers", 1000000000, "num_hidden_layers"},
                       BadField{"rms_norm_eps", 0, "rms_norm_eps is 0"},
-                      BadField{"head_dim", 12, "head_dim is 12"},
+                      BadField{"head_dim", 514, "head_dim is 514"},
                       BadField{"tandem_format", 2, "tandem_format is 2"},
                       BadField{"draft_vocab_size", 261, "draft_vocab_size is 261"},
                       BadField{"target_fingerprint", "abc", "target_fingerprint is `abc`"}));

@@ -1,5 +1,7 @@
 #include "drafter/models/draft_config.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cctype>
 #include <optional>
@@ -9,6 +11,7 @@
 #include "common/formats/json.h"
 #include "common/formats/model_limits.h"
 #include "common/formats/quoted.h"
+#include "common/kernels/attention.h"
 #include "common/speculation/messages.h"
 
 namespace tandem::drafter {
@@ -19,7 +22,6 @@ using nlohmann::json;
 
 constexpr int64_t kMaxTaps = 64;
 constexpr int64_t kEagle3Taps = 5;
-constexpr int64_t kHeadDimMultiple = 8;  // of the kernels' layouts
 constexpr size_t kFingerprintDigits = 64;
 
 // Present and not null.
@@ -66,18 +68,55 @@ absl::StatusOr<std::string> StringOrEmpty(const json& config, const char* field)
   return value->get<std::string>();
 }
 
-absl::StatusOr<DraftArchitecture> ParseArchitecture(const json& config) {
+struct ArchitectureName {
+  const char* name;
+  DraftArchitecture architecture;
+  std::optional<formats::ModelFamily> style;  // absent: as the model type says
+};
+constexpr ArchitectureName kArchitectures[] = {
+    {"Qwen3DSparkModel", DraftArchitecture::kDSpark, formats::ModelFamily::kQwen3},
+    {"Qwen3Eagle3Model", DraftArchitecture::kEagle3, formats::ModelFamily::kQwen3},
+    {"Gemma4DSparkModel", DraftArchitecture::kDSpark, formats::ModelFamily::kGemma4},
+    {"Gemma4Eagle3Model", DraftArchitecture::kEagle3, formats::ModelFamily::kGemma4},
+    {"Eagle3DraftModel", DraftArchitecture::kEagle3, std::nullopt},
+};
+
+absl::StatusOr<ArchitectureName> ParseArchitecture(const json& config) {
   const json* list = Find(config, "architectures");
   if (list == nullptr) return InvalidArgument("architectures is missing");
   if (!list->is_array() || list->size() != 1 || !list->front().is_string()) {
     return InvalidArgument("architectures is no list of one string");
   }
   const std::string name = list->front().get<std::string>();
-  if (name == "Qwen3DSparkModel") return DraftArchitecture::kDSpark;
-  if (name == "Qwen3Eagle3Model" || name == "Eagle3DraftModel") return DraftArchitecture::kEagle3;
-  return Unimplemented(
-      "architecture {} is not supported; Qwen3DSparkModel, Qwen3Eagle3Model and Eagle3DraftModel are",
-      Quoted(name));
+  std::vector<std::string> known;
+  for (const ArchitectureName& architecture : kArchitectures) {
+    if (name == architecture.name) return architecture;
+    known.emplace_back(architecture.name);
+  }
+  return Unimplemented("architecture {} is not supported; {} are", Quoted(name), fmt::join(known, ", "));
+}
+
+// The style of the draft layers, out of the family that the copied config names.
+absl::Status SetStyle(const ArchitectureName& architecture, formats::ModelConfig& shape) {
+  using formats::ModelFamily;
+  const ModelFamily style = shape.family == ModelFamily::kGemma4 ? ModelFamily::kGemma4 : ModelFamily::kQwen3;
+  if (shape.family == ModelFamily::kGemma3 || style != architecture.style.value_or(style)) {
+    return Unimplemented("model_type: draft layers of the family {} are not supported in a {}",
+                         formats::ModelFamilyName(shape.family), architecture.name);
+  }
+  for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
+    if (shape.layers[layer].sliding) {
+      return Unimplemented("layer_types: sliding_attention is not supported in draft layers");
+    }
+    if (!shape.HasOwnKv(layer))
+      return Unimplemented("num_kv_shared_layers is not 0, draft layers share no K and V");
+  }
+  if (shape.attention.head_dim > kernels::kMaxHeadDim) {
+    return Unimplemented("head_dim is {}, only up to {} is supported", shape.attention.head_dim,
+                         kernels::kMaxHeadDim);
+  }
+  shape.family = style;
+  return absl::OkStatus();
 }
 
 absl::Status ParseTaps(const json& config, DraftConfig& result) {
@@ -160,10 +199,6 @@ absl::Status ParseCompactForm(const json& config, DraftConfig& result) {
 
 // What the draft adds to its target's config.
 absl::Status ParseDraftFields(const json& config, DraftConfig& result) {
-  if (result.shape.attention.head_dim % kHeadDimMultiple != 0) {
-    return Unimplemented("head_dim is {}, only multiples of {} are supported",
-                         result.shape.attention.head_dim, kHeadDimMultiple);
-  }
   if (result.shape.tie_word_embeddings) {
     return InvalidArgument("tie_word_embeddings is true, draft checkpoints have it false");
   }
@@ -190,12 +225,13 @@ const char* DraftConfig::algorithm() const {
 absl::StatusOr<DraftConfig> ParseDraftConfig(const std::string& config_json, const std::string& path) {
   const auto config = ParseObject(config_json);
   if (!config.ok()) return Annotate(config.status(), path);
-  // First, since it decides what the other fields mean: a Gemma draft's model type is none we know.
+  // First: without a known architecture the other fields mean nothing.
   const auto architecture = ParseArchitecture(*config);
   if (!architecture.ok()) return Annotate(architecture.status(), path);
   DraftConfig result;
-  result.architecture = *architecture;
+  result.architecture = architecture->architecture;
   ASSIGN_OR_RETURN(result.shape, formats::ParseHuggingFaceConfig(config_json, "", path));
+  RETURN_IF_ERROR(Annotate(SetStyle(*architecture, result.shape), path));
   const absl::Status fields = ParseDraftFields(*config, result);
   if (!fields.ok()) return Annotate(fields, path);
   return result;

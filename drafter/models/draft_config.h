@@ -16,8 +16,9 @@ enum class MarkovType { kNone, kVanilla, kGated, kRnn };
 // Every field is checked.
 struct DraftConfig {
   DraftArchitecture architecture = DraftArchitecture::kDSpark;
-  // Shape of the draft layers, whose style is Qwen3's (a norm per head of q and k) whatever the target's
-  // family. num_layers counts draft layers; vocabulary and hidden size are the target's too.
+  // Shape of the draft layers, whose style (shape.family) is Gemma4's for targets of that family and Qwen3's
+  // for all others. Every layer sees everything: shape.attention is that of all. num_layers counts draft
+  // layers; vocabulary and hidden size are the target's too.
   formats::ModelConfig shape;
   int32_t num_target_layers = 0;
   int32_t block_size = 0;      // drafts per round, 1..speculation::kMaxBlockSize; Eagle3: ttt_length

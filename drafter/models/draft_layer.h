@@ -2,8 +2,11 @@
 // attention input a (DSpark: RmsNorm(x); Eagle3: embedding and hidden state, each normed, side by side):
 //
 //   k, v = Wk a, Wv a;  k = Rope(RmsNormHeads(k));  K, V of these positions = k, v
-//   q = Rope(RmsNormHeads(Wq a));  x = x + Wo Attention(q, K, V)
-//   f = RmsNorm(x);  x = x + Wdown (silu(Wgate f) * (Wup f))
+//   q = Rope(RmsNormHeads(Wq a));  h = Wo Attention(q, K, V);  x = x + h
+//   f = RmsNorm(x);  h = Wdown (act(Wgate f) * (Wup f));  x = x + h
+//
+// In Gemma4's style v is divided by the rms of each head, and may be what Wk gives; h goes through a norm
+// before it is added; x is multiplied with the layer's scalar in the end; act is gelu instead of silu.
 //
 // One thread calls at a time; nothing here allocates.
 #pragma once
@@ -72,14 +75,19 @@ class DraftLayerPass {
 
   DraftLayerPass(const formats::ModelConfig& shape, ThreadPool& pool);
 
-  void FinishKeys(const DraftLayerWeights& w, const DraftRows& rows);
+  // Of k and v as projected: norms and Rope, then into the cache.
+  void StoreKeysAndValues(const DraftLayerWeights& w, int layer, const DraftRows& rows, kernels::KvCache& kv);
   void Attend(const DraftLayerWeights& w, int layer, const DraftRows& rows, const kernels::KvCache& kv,
               float* x);
+  // x += the branch, behind its norm if it has one.
+  void AddBranch(const std::vector<float>& post_norm, int32_t rows, float* x);
 
   // Constant after Create.
   ThreadPool& pool_;
   const int hidden_, heads_, kv_heads_, head_dim_, intermediate_;
-  const float eps_;
+  const float eps_, attention_scale_;
+  const bool value_is_key_, gelu_;
+  const std::vector<float> ones_;  // [head_dim], for the norm of values, which has no weights; empty: none
   models::RopeTables rope_;
 
   // Overwritten by every call.

@@ -9,25 +9,33 @@ namespace {
 
 void AddLayer(const DraftConfig& config, int64_t layer, std::vector<DraftTensorSpec>& specs) {
   const formats::ModelConfig& shape = config.shape;
+  const formats::AttentionConfig& attention = shape.attention;
   const bool eagle3 = config.architecture == DraftArchitecture::kEagle3;
   const int64_t hidden = shape.hidden_size, intermediate = shape.intermediate_size;
   // Eagle3's attention reads embedding and hidden state side by side.
   const int64_t attention_input = eagle3 ? 2 * hidden : hidden;
-  const int64_t q_rows = shape.num_heads * shape.attention.head_dim,
-                kv_rows = shape.attention.num_kv_heads * shape.attention.head_dim;
+  const int64_t q_rows = shape.num_heads * attention.head_dim;
+  const int64_t kv_rows = attention.num_kv_heads * attention.head_dim;
   const std::string prefix = fmt::format("layers.{}.", layer);
   specs.push_back({prefix + "input_layernorm.weight", {hidden}});
   if (eagle3) specs.push_back({prefix + "hidden_norm.weight", {hidden}});
   specs.push_back({prefix + "self_attn.q_proj.weight", {q_rows, attention_input}});
   specs.push_back({prefix + "self_attn.k_proj.weight", {kv_rows, attention_input}});
-  specs.push_back({prefix + "self_attn.v_proj.weight", {kv_rows, attention_input}});
-  specs.push_back({prefix + "self_attn.q_norm.weight", {shape.attention.head_dim}});
-  specs.push_back({prefix + "self_attn.k_norm.weight", {shape.attention.head_dim}});
+  if (!attention.value_is_key) {
+    specs.push_back({prefix + "self_attn.v_proj.weight", {kv_rows, attention_input}});
+  }
+  specs.push_back({prefix + "self_attn.q_norm.weight", {attention.head_dim}});
+  specs.push_back({prefix + "self_attn.k_norm.weight", {attention.head_dim}});
   specs.push_back({prefix + "self_attn.o_proj.weight", {hidden, q_rows}});
   specs.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
+  if (shape.traits().post_norms) {
+    specs.push_back({prefix + "pre_feedforward_layernorm.weight", {hidden}});
+    specs.push_back({prefix + "post_feedforward_layernorm.weight", {hidden}});
+  }
   specs.push_back({prefix + "mlp.gate_proj.weight", {intermediate, hidden}});
   specs.push_back({prefix + "mlp.up_proj.weight", {intermediate, hidden}});
   specs.push_back({prefix + "mlp.down_proj.weight", {hidden, intermediate}});
+  if (shape.traits().layer_scalar) specs.push_back({prefix + "layer_scalar", {1}});
 }
 
 void AddHeads(const DraftConfig& config, int64_t draft_vocab, std::vector<DraftTensorSpec>& specs) {

@@ -146,19 +146,32 @@ absl::StatusOr<std::vector<float>> DraftWeightReader::ReadFloats(const std::stri
 }
 
 absl::StatusOr<DraftLayerWeights> DraftWeightReader::ReadLayer(int64_t layer) {
+  const formats::ModelConfig& shape = checkpoint_.config().shape;
   const std::string prefix = fmt::format("layers.{}.", layer);
   DraftLayerWeights w;
   ASSIGN_OR_RETURN(w.input_norm, ReadFloats(prefix + "input_layernorm.weight"));
   ASSIGN_OR_RETURN(w.q, ReadMatrix(prefix + "self_attn.q_proj.weight"));
   ASSIGN_OR_RETURN(w.k, ReadMatrix(prefix + "self_attn.k_proj.weight"));
-  ASSIGN_OR_RETURN(w.v, ReadMatrix(prefix + "self_attn.v_proj.weight"));
+  if (!shape.attention.value_is_key) {
+    ASSIGN_OR_RETURN(w.v, ReadMatrix(prefix + "self_attn.v_proj.weight"));
+  }
   ASSIGN_OR_RETURN(w.q_norm, ReadFloats(prefix + "self_attn.q_norm.weight"));
   ASSIGN_OR_RETURN(w.k_norm, ReadFloats(prefix + "self_attn.k_norm.weight"));
   ASSIGN_OR_RETURN(w.o, ReadMatrix(prefix + "self_attn.o_proj.weight"));
-  ASSIGN_OR_RETURN(w.feed_forward_norm, ReadFloats(prefix + "post_attention_layernorm.weight"));
+  const char* feed_forward_norm = "post_attention_layernorm.weight";
+  if (shape.traits().post_norms) {
+    ASSIGN_OR_RETURN(w.post_attention_norm, ReadFloats(prefix + "post_attention_layernorm.weight"));
+    ASSIGN_OR_RETURN(w.post_feed_forward_norm, ReadFloats(prefix + "post_feedforward_layernorm.weight"));
+    feed_forward_norm = "pre_feedforward_layernorm.weight";
+  }
+  ASSIGN_OR_RETURN(w.feed_forward_norm, ReadFloats(prefix + feed_forward_norm));
   ASSIGN_OR_RETURN(w.gate, ReadMatrix(prefix + "mlp.gate_proj.weight"));
   ASSIGN_OR_RETURN(w.up, ReadMatrix(prefix + "mlp.up_proj.weight"));
   ASSIGN_OR_RETURN(w.down, ReadMatrix(prefix + "mlp.down_proj.weight"));
+  if (shape.traits().layer_scalar) {
+    ASSIGN_OR_RETURN(const std::vector<float> scalar, ReadFloats(prefix + "layer_scalar"));
+    w.scalar = scalar[0];
+  }
   return w;
 }
 

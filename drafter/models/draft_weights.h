@@ -20,15 +20,20 @@
 
 namespace tandem::drafter {
 
-// One layer in Qwen3's style. For Eagle3 q, k and v read embedding and hidden state side by side: [.., 2H].
+// One layer in Qwen3's or Gemma4's style. For Eagle3 q, k and v read embedding and hidden state side by side:
+// [.., 2H].
 struct DraftLayerWeights {
-  std::vector<float> input_norm;         // [H]
-  kernels::Matrix q, k, v;               // [heads * head_dim, H], kv: [kv_heads * head_dim, H]
-  std::vector<float> q_norm, k_norm;     // [head_dim]
-  kernels::Matrix o;                     // [H, heads * head_dim]
-  std::vector<float> feed_forward_norm;  // [H]
-  kernels::Matrix gate, up;              // [I, H]
-  kernels::Matrix down;                  // [H, I]
+  std::vector<float> input_norm;              // [H]
+  kernels::Matrix q, k, v;                    // [heads * head_dim, H], kv: [kv_heads * head_dim, H]; v empty
+                                              // where it is k
+  std::vector<float> q_norm, k_norm;          // [head_dim]
+  kernels::Matrix o;                          // [H, heads * head_dim]
+  std::vector<float> post_attention_norm;     // [H], Gemma4
+  std::vector<float> feed_forward_norm;       // [H]
+  kernels::Matrix gate, up;                   // [I, H]
+  kernels::Matrix down;                       // [H, I]
+  std::vector<float> post_feed_forward_norm;  // [H], Gemma4
+  float scalar = 1;                           // of the layer's output
 };
 
 // Embedding and head, of which the second may be the first.

@@ -14,10 +14,10 @@ namespace tandem::drafter {
 namespace {
 
 kernels::KvLayout LayoutOf(const formats::ModelConfig& shape, kernels::KvType type) {
-  return kernels::KvLayout::Create(
-      type,
-      std::vector<kernels::KvLayerShape>(shape.num_layers, {static_cast<int>(shape.attention.num_kv_heads),
-                                                            static_cast<int>(shape.attention.head_dim)}));
+  const formats::AttentionConfig& attention = shape.attention;
+  const kernels::KvLayerShape layer = {static_cast<int>(attention.num_kv_heads),
+                                       static_cast<int>(attention.head_dim)};
+  return kernels::KvLayout::Create(type, std::vector<kernels::KvLayerShape>(shape.num_layers, layer));
 }
 
 }  // namespace
@@ -32,6 +32,8 @@ DSpark::DSpark(const DraftCheckpoint& checkpoint, const DraftModelOptions& optio
       max_blocks_(options.max_blocks),
       markov_top_k_(options.markov_top_k),
       eps_(checkpoint.config().shape.rms_norm_eps),
+      embedding_scale_(checkpoint.config().shape.embedding_scale),
+      logit_softcap_(checkpoint.config().shape.logit_softcap),
       kv_layout_(LayoutOf(checkpoint.config().shape, options.kv_type)) {}
 
 absl::StatusOr<std::unique_ptr<DSpark>> DSpark::Create(const DraftCheckpoint& checkpoint,
@@ -120,6 +122,9 @@ void DSpark::Backbone(std::span<const DraftRequest> requests, kernels::KvCache& 
     tokens_.insert(tokens_.end(), block_size_ - 1, mask_token_id_);
   }
   kernels::EmbeddingLookup(vocabulary_.embedding, tokens_, buffers_.x, pool_);
+  if (embedding_scale_ != 1) {
+    kernels::ScaleInPlace(buffers_.x, embedding_scale_, int64_t{rows_.count()} * hidden_, pool_);
+  }
   for (int layer = 0; layer < num_layers_; ++layer) {
     const DraftLayerWeights& w = layers_[layer];
     kernels::RmsNorm(buffers_.x, w.input_norm, eps_, rows_.count(), buffers_.normed, pool_);
@@ -134,6 +139,10 @@ void DSpark::BaseLogits() {
   products_.assign({{&vocabulary_.head(), buffers_.base}});
   if (head_ != nullptr) head_->AppendProducts(products_);
   kernels::GemmMany(pass_->LoadInput(buffers_.normed, rows_.count(), hidden_), products_, pool_);
+  if (logit_softcap_ > 0) {
+    kernels::SoftCapInPlace(buffers_.base, logit_softcap_, int64_t{rows_.count()} * vocabulary_.draft_vocab(),
+                            pool_);
+  }
 }
 
 void DSpark::DrawPosition(int32_t k, const TokenDrawer& drawer, bool with_distributions,

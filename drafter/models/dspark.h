@@ -4,7 +4,7 @@
 //     K, V of t = Rope(RmsNormHeads(Wk C), t), Wv C            no norm before, and nothing else: rows only
 //   block: x = embedding of [anchor, mask, mask, ...] at positions start, start + 1, ...
 //     layer by layer (draft_layer.h) with a = RmsNorm(x); each slot sees the whole context and all slots
-//     h = RmsNorm(x);  base logits = Whead h
+//     h = RmsNorm(x);  base logits = Whead h, soft-capped if the target's are
 //   draft k = drawn from base logits k + what draft k - 1 adds (sequential_head.h), left to right
 //
 // Slot j predicts position start + j + 1: block_size slots give as many drafts.
@@ -75,7 +75,7 @@ class DSpark : public DraftModel {
   ThreadPool& pool_;
   const int32_t hidden_, num_layers_, block_size_, mask_token_id_, max_context_rows_, max_blocks_,
       markov_top_k_;
-  const float eps_;
+  const float eps_, embedding_scale_, logit_softcap_;
   const kernels::KvLayout kv_layout_;
   DraftModelInfo info_;
   std::vector<DraftLayerWeights> layers_;

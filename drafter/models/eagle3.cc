@@ -19,8 +19,9 @@ constexpr int kHiddenLayer = 1;  // g: its first half lies where K would, the se
 int32_t StoredHalf(int64_t hidden) { return static_cast<int32_t>(((hidden + 1) / 2 + 7) / 8 * 8); }
 
 kernels::KvLayout LayoutOf(const formats::ModelConfig& shape, kernels::KvType type) {
+  const formats::AttentionConfig& attention = shape.attention;
   return kernels::KvLayout::Create(
-      type, {{static_cast<int>(shape.attention.num_kv_heads), static_cast<int>(shape.attention.head_dim)},
+      type, {{static_cast<int>(attention.num_kv_heads), static_cast<int>(attention.head_dim)},
              {1, StoredHalf(shape.hidden_size)}});
 }
 
@@ -34,6 +35,8 @@ Eagle3::Eagle3(const DraftCheckpoint& checkpoint, const DraftModelOptions& optio
       max_context_rows_(options.max_context_rows),
       max_blocks_(options.max_blocks),
       eps_(checkpoint.config().shape.rms_norm_eps),
+      embedding_scale_(checkpoint.config().shape.embedding_scale),
+      logit_softcap_(checkpoint.config().shape.logit_softcap),
       kv_layout_(LayoutOf(checkpoint.config().shape, options.kv_type)) {}
 
 absl::StatusOr<std::unique_ptr<Eagle3>> Eagle3::Create(const DraftCheckpoint& checkpoint,
@@ -92,6 +95,9 @@ void Eagle3::AppendContext(std::span<const ContextRows> rows, kernels::KvCache& 
 void Eagle3::LoadLayerInput() {
   const int32_t rows = rows_.count();
   kernels::EmbeddingLookup(vocabulary_.embedding, tokens_, buffers_.embedded, pool_);
+  if (embedding_scale_ != 1) {
+    kernels::ScaleInPlace(buffers_.embedded, embedding_scale_, int64_t{rows} * hidden_, pool_);
+  }
   kernels::RmsNorm(buffers_.embedded, layer_.input_norm, eps_, rows, buffers_.embedded, pool_);
   kernels::RmsNorm(buffers_.g, hidden_norm_, eps_, rows, buffers_.normed, pool_);
   const size_t row_bytes = hidden_ * sizeof(float);
@@ -167,6 +173,10 @@ void Eagle3::Step(int32_t k, kernels::KvCache& kv) {
   kernels::RmsNorm(buffers_.g, final_norm_, eps_, rows, buffers_.normed, pool_);
   kernels::Gemm(pass_->LoadInput(buffers_.normed, rows, hidden_), vocabulary_.head(), buffers_.logits, 0,
                 pool_);
+  if (logit_softcap_ > 0) {
+    kernels::SoftCapInPlace(buffers_.logits, logit_softcap_, int64_t{rows} * vocabulary_.draft_vocab(),
+                            pool_);
+  }
 }
 
 }  // namespace tandem::drafter

@@ -70,7 +70,7 @@ class Eagle3 : public DraftModel {
   // Constant after Create.
   ThreadPool& pool_;
   const int32_t hidden_, stored_half_, block_size_, max_context_rows_, max_blocks_;
-  const float eps_;
+  const float eps_, embedding_scale_, logit_softcap_;
   const kernels::KvLayout kv_layout_;
   DraftModelInfo info_;
   DraftLayerWeights layer_;
