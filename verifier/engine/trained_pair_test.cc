@@ -4,17 +4,12 @@
 
 #include <nlohmann/json.hpp>
 
-#include "common/base/status.h"
 #include "common/formats/checkpoint.h"
 #include "tests/support/golden.h"
-#include "verifier/engine/engine.h"
-#include "verifier/engine/fake_gateway.h"
+#include "verifier/engine/run_requests.h"
 
 namespace tandem::verifier {
 namespace {
-
-using testing::FakeGateway;
-using testing::RunToEnd;
 
 struct Example {
   Admission request;
@@ -54,32 +49,9 @@ class TrainedPairEngine : public ::testing::Test {
     return options;
   }
 
-  // The requests together; `expected[i]`, where given, feeds drafts of which every third is wrong.
   std::vector<std::vector<int32_t>> Run(const EngineOptions& options, const std::vector<Admission>& requests,
                                         const std::vector<std::vector<int32_t>>& expected = {}) {
-    auto engine = Engine::Create(options, *model_, pool_, Clock::Real());
-    TANDEM_CHECK(engine.ok());
-    FakeGateway gateway(**engine, 1);
-    std::vector<uint64_t> ids;
-    for (const Admission& request : requests) ids.push_back(gateway.Submit(request));
-    RunToEnd(**engine, {&gateway}, [&] {
-      for (size_t i = 0; i < expected.size(); ++i) {
-        if (!gateway.IsRunning(ids[i])) continue;
-        const Admission& now = gateway.request(ids[i]);
-        std::vector<int32_t> drafts;
-        for (size_t k = now.tokens.size() - now.prompt_length; k < expected[i].size() && drafts.size() < 7;
-             ++k) {
-          drafts.push_back((k + i) % 3 == 0 ? 65 : expected[i][k]);
-        }
-        (*engine)->ProposeDrafts(1, ids[i], now.epoch, static_cast<int32_t>(now.tokens.size()),
-                                 now.tokens.back(), drafts);
-      }
-    });
-    std::vector<std::vector<int32_t>> outputs;
-    for (const uint64_t id : ids) outputs.push_back(gateway.outcome(id).output);
-    stats_ = (*engine)->stats();
-    EXPECT_EQ(stats_.blocks_free + stats_.blocks_cached, stats_.blocks_total);
-    return outputs;
+    return testing::RunRequests(*model_, pool_, options, requests, stats_, expected);
   }
 
   // Each example with its own temperature, seed and penalties, as often as makes `count`.
