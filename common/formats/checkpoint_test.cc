@@ -56,6 +56,45 @@ TEST(HuggingFaceCheckpoint, GivesTensorsByNameAndShape) {
   EXPECT_EQ(sources->tokenizer_json, "");
 }
 
+// Both layouts of multimodal files; what sees is ignored, a foreign part of the text model is not.
+TEST(HuggingFaceCheckpoint, FindsTheTextModelOfAMultimodalFile) {
+  nlohmann::json text = nlohmann::json::parse(kConfig);
+  text["model_type"] = "gemma3_text";
+  text["sliding_window"] = 4;
+  const std::string config =
+      nlohmann::json{{"model_type", "gemma3"}, {"text_config", text}, {"tie_word_embeddings", false}}.dump();
+  const std::pair<std::string, std::string> layouts[] = {
+      {"model.language_model.", "lm_head.weight"},
+      {"language_model.model.", "language_model.lm_head.weight"},
+      {"model.", "lm_head.weight"},
+  };
+  for (const auto& [prefix, head] : layouts) {
+    std::vector<TestTensor> tensors = TensorsOf(config);
+    for (TestTensor& tensor : tensors) {
+      tensor.name = tensor.name == "lm_head.weight" ? head : prefix + tensor.name.substr(6);
+    }
+    const auto open = [&, prefix = prefix](const char* more, bool inside) {
+      std::vector<TestTensor> all = tensors;
+      if (more != nullptr) all.push_back({inside ? prefix + more : more, {2}});
+      const TestDirectory directory;
+      directory.Write("config.json", config);
+      directory.Write("model.safetensors", SafetensorsText(all));
+      const auto checkpoint = Checkpoint::Open(directory.path());
+      if (checkpoint.ok()) {
+        EXPECT_TRUE((*checkpoint)->NormsAddOne());
+        EXPECT_TRUE((*checkpoint)->Tensor("model.norm.weight", {4}).ok());
+        EXPECT_TRUE((*checkpoint)->Tensor("lm_head.weight", {8, 4}).ok());
+      }
+      return checkpoint.status();
+    };
+    EXPECT_TRUE(open(nullptr, false).ok()) << prefix;
+    EXPECT_EQ(open("vision_tower.weight", false).ok(), prefix != "model.") << prefix;
+    const absl::Status foreign = open("layers.0.mlp.up_proj.bias", true);
+    EXPECT_TRUE(absl::IsUnimplemented(foreign)) << foreign;
+    EXPECT_THAT(std::string(foreign.message()), HasSubstr("up_proj.bias"));
+  }
+}
+
 TEST(HuggingFaceCheckpoint, RefusesAModelThatIsNotWholeOrHasForeignParts) {
   const std::vector<TestTensor> whole = TensorsOf(kConfig);
   ASSERT_TRUE(StatusWith(whole).ok());
