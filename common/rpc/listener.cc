@@ -1,10 +1,12 @@
 #include "common/rpc/listener.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -16,10 +18,16 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
+#include <list>
 #include <string>
 #include <system_error>
+#include <unordered_map>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/numbers.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "common/base/status.h"
 
 namespace tandem::rpc {
@@ -115,8 +123,72 @@ bool IsAcceptedAt(const Address& address, int fd) {
   return (name.ss_family == AF_INET || name.ss_family == AF_INET6) && BoundPort(fd) == address.port;
 }
 
+// As gRPC writes it; empty for others than TCP's.
+std::string PeerName(int fd) {
+  sockaddr_storage name{};
+  socklen_t size = sizeof name;
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&name), &size) != 0) return "";
+  char text[INET6_ADDRSTRLEN] = {};
+  if (name.ss_family == AF_INET) {
+    const auto& v4 = reinterpret_cast<const sockaddr_in&>(name);
+    inet_ntop(AF_INET, &v4.sin_addr, text, sizeof text);
+    return fmt::format("ipv4:{}:{}", text, ntohs(v4.sin_port));
+  }
+  if (name.ss_family != AF_INET6) return "";
+  const auto& v6 = reinterpret_cast<const sockaddr_in6&>(name);
+  if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) {
+    inet_ntop(AF_INET, &v6.sin6_addr.s6_addr[12], text, sizeof text);
+    return fmt::format("ipv4:{}:{}", text, ntohs(v6.sin6_port));
+  }
+  inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof text);
+  return fmt::format("ipv6:%5B{}%5D:{}", text, ntohs(v6.sin6_port));
+}
+
 bool IsExhaustion(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+// The silent connections of all listeners, oldest first: descriptors are the process's, and so is their
+// shortage.
+class SilentConnections {
+ public:
+  void Add(int fd) {
+    absl::MutexLock lock(&mu_);
+    by_fd_[fd] = fds_.insert(fds_.end(), fd);
+  }
+  // Before it is closed or handed over.
+  void Remove(int fd) {
+    absl::MutexLock lock(&mu_);
+    const auto found = by_fd_.find(fd);
+    if (found == by_fd_.end()) return;
+    fds_.erase(found->second);
+    by_fd_.erase(found);
+  }
+  // Ends the oldest one, so that its listener closes it soon. Whether there was one.
+  bool EndOldest() {
+    absl::MutexLock lock(&mu_);
+    if (fds_.empty()) return false;
+    shutdown(fds_.front(), SHUT_RDWR);
+    by_fd_.erase(fds_.front());
+    fds_.pop_front();
+    return true;
+  }
+
+ private:
+  absl::Mutex mu_;
+  std::list<int> fds_ ABSL_GUARDED_BY(mu_);
+  std::unordered_map<int, std::list<int>::iterator> by_fd_ ABSL_GUARDED_BY(mu_);
+};
+
+SilentConnections& AllSilent() {
+  static auto* const all = new SilentConnections;
+  return *all;
+}
+
+// Whether there are bytes to be read, without taking them.
+bool HasSpoken(int fd) {
+  char byte;
+  return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 }  // namespace
@@ -129,18 +201,23 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Bind(const Address& address,
   }
   ASSIGN_OR_RETURN(const int fd, address.is_unix() ? ListenUnix(address) : ListenTcp(address));
   const int stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (stop_fd < 0) {
-    close(fd);
-    return CannotListen(address);
+  const int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+  if (stop_fd < 0 || epoll_fd < 0) {
+    const absl::Status status = CannotListen(address);
+    for (const int open : {fd, stop_fd, epoll_fd}) {
+      if (open >= 0) close(open);
+    }
+    return status;
   }
   Address bound = address;
   if (!bound.is_unix()) bound.port = BoundPort(fd);
-  return std::unique_ptr<Listener>(new Listener(std::move(bound), fd, stop_fd));
+  return std::unique_ptr<Listener>(new Listener(std::move(bound), fd, stop_fd, epoll_fd));
 }
 
 Listener::~Listener() {
   Stop();
   close(stop_fd_);
+  close(epoll_fd_);
 }
 
 void Listener::Start(Hooks hooks) {
@@ -149,15 +226,29 @@ void Listener::Start(Hooks hooks) {
   thread_ = std::thread([this] { Loop(); });
 }
 
-int Listener::num_connections() const {
-  int count = 0;
+template <typename Use>
+void Listener::ForEachConnection(const Use& use) const {
   std::error_code error;
   for (std::filesystem::directory_iterator fds("/proc/self/fd", error), end; !error && fds != end;
        fds.increment(error)) {
     int fd = -1;
-    if (absl::SimpleAtoi(fds->path().filename().string(), &fd)) count += IsAcceptedAt(address_, fd);
+    if (absl::SimpleAtoi(fds->path().filename().string(), &fd) && IsAcceptedAt(address_, fd)) use(fd);
   }
+}
+
+int Listener::num_connections() const {
+  int count = 0;
+  ForEachConnection([&](int) { ++count; });
   return count;
+}
+
+void Listener::Cut(const std::string& peer) const {
+  ForEachConnection([&](int fd) {
+    if (PeerName(fd) != peer) return;
+    shutdown(fd, SHUT_RDWR);
+    while (recv(fd, nullptr, 1 << 30, MSG_TRUNC | MSG_DONTWAIT) > 0) {
+    }
+  });
 }
 
 void Listener::Stop() {
@@ -171,34 +262,98 @@ void Listener::Stop() {
 }
 
 void Listener::Loop() {
-  int back_off_ms = kMinBackOffMs;
-  pollfd fds[2] = {{fd_, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
-  while (true) {
-    if (poll(fds, 2, -1) < 0) {
-      TANDEM_CHECK(errno == EINTR);
-      continue;
+  const auto watch = [this](int fd) {
+    epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+    return epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) == 0;
+  };
+  TANDEM_CHECK(watch(fd_) && watch(stop_fd_));
+  back_off_ms_ = kMinBackOffMs;
+  bool stopped = false;
+  while (!stopped) {
+    epoll_event events[64];
+    const int count = epoll_wait(epoll_fd_, events, std::size(events), MillisecondsToDeadline());
+    TANDEM_CHECK(count >= 0 || errno == EINTR);
+    bool someone_connects = false;
+    for (int i = 0; i < count; ++i) {
+      const int fd = events[i].data.fd;
+      if (fd == stop_fd_) {
+        stopped = true;
+      } else if (fd == fd_) {
+        someone_connects = true;
+      } else {
+        OnFirstByte(fd);
+      }
     }
-    if (fds[1].revents != 0) return;
-    const int connection = accept4(fd_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (connection < 0) {
-      if (!IsExhaustion(errno)) continue;  // the peer left, or a signal
-      hooks_.on_exhausted();
-      if (WaitForStop(back_off_ms)) return;
-      back_off_ms = std::min(2 * back_off_ms, kMaxBackOffMs);
-      continue;
+    CloseLateOnes();
+    if (someone_connects && !stopped) {
+      if (const int connection = Accept(); connection >= 0) HandOverOrWait(connection);
     }
-    back_off_ms = kMinBackOffMs;
-    // The kernel hands out the lowest free number, so a high one means that all below are in use.
-    rlimit limit{};
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && static_cast<rlim_t>(connection) >= limit.rlim_cur / 5 * 4) {
-      close(connection);
-      hooks_.on_exhausted();
-      continue;
-    }
-    const int one = 1;
-    if (!address_.is_unix()) setsockopt(connection, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    hooks_.on_connection(connection);
   }
+  while (!silent_.empty()) CloseSilent(silent_.begin());
+}
+
+int Listener::Accept() {
+  const int connection = accept4(fd_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (connection < 0) {
+    if (!IsExhaustion(errno)) return -1;  // the peer left, or a signal
+    hooks_.on_exhausted();
+    // One that ends leaves room at once; else somebody else has to leave.
+    WaitForStop(AllSilent().EndOldest() ? kMinBackOffMs : back_off_ms_);
+    back_off_ms_ = std::min(2 * back_off_ms_, kMaxBackOffMs);
+    return -1;
+  }
+  back_off_ms_ = kMinBackOffMs;
+  // The kernel hands out the lowest free number, so a high one means that all below are in use.
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || static_cast<rlim_t>(connection) < limit.rlim_cur / 5 * 4)
+    return connection;
+  hooks_.on_exhausted();
+  if (AllSilent().EndOldest()) return connection;  // one more, one less
+  close(connection);
+  return -1;
+}
+
+void Listener::HandOverOrWait(int fd) {
+  const int one = 1;
+  if (!address_.is_unix()) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (hooks_.first_byte_limit == absl::ZeroDuration() || HasSpoken(fd)) return hooks_.on_connection(fd);
+  epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+  if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) != 0) {
+    hooks_.on_exhausted();
+    close(fd);
+    return;
+  }
+  silent_by_fd_[fd] = silent_.insert(silent_.end(), {fd, absl::Now() + hooks_.first_byte_limit});
+  AllSilent().Add(fd);
+}
+
+void Listener::OnFirstByte(int fd) {
+  const auto found = silent_by_fd_.find(fd);
+  if (found == silent_by_fd_.end()) return;
+  if (!HasSpoken(fd)) return CloseSilent(found->second);  // it has left
+  AllSilent().Remove(fd);
+  epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, fd, nullptr);
+  silent_.erase(found->second);
+  silent_by_fd_.erase(found);
+  hooks_.on_connection(fd);
+}
+
+void Listener::CloseSilent(std::list<Silent>::iterator silent) {
+  AllSilent().Remove(silent->fd);
+  close(silent->fd);  // which takes it out of epoll, too
+  silent_by_fd_.erase(silent->fd);
+  silent_.erase(silent);
+}
+
+void Listener::CloseLateOnes() {
+  const absl::Time now = silent_.empty() ? absl::InfinitePast() : absl::Now();
+  while (!silent_.empty() && silent_.front().deadline <= now) CloseSilent(silent_.begin());
+}
+
+int Listener::MillisecondsToDeadline() const {
+  if (silent_.empty()) return -1;
+  const absl::Duration left = absl::Ceil(silent_.front().deadline - absl::Now(), absl::Milliseconds(1));
+  return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(left), 0, 60'000));
 }
 
 bool Listener::WaitForStop(int milliseconds) {

@@ -8,14 +8,21 @@
 // out of descriptors means waiting (10 ms to 1 s), while the backlog holds the peers. A connection whose
 // descriptor lies in the top fifth of RLIMIT_NOFILE is closed at once, so that files and peers of our own can
 // still be opened.
+//
+// With `first_byte_limit` a connection is handed over when its peer has sent something, and closed if it does
+// not in time. Where descriptors run short the one that has been silent longest, of all listeners of the
+// process, makes room: whoever only connects keeps nobody else out.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <memory>
 #include <thread>
+#include <unordered_map>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/option_values.h"
 
 namespace tandem::rpc {
@@ -27,6 +34,8 @@ class Listener {
     std::function<void(int fd)> on_connection;
     // accept failed for want of descriptors or memory, or a connection was closed to keep some free.
     std::function<void()> on_exhausted = [] {};
+    // Zero: connections are handed over at once.
+    absl::Duration first_byte_limit = absl::ZeroDuration();
   };
 
   // Binds and listens: peers can connect, and wait until Start. TCP port 0 = any. A Unix socket's file is
@@ -43,19 +52,43 @@ class Listener {
   // Connections accepted at this address that are open now. Whoever took a descriptor does not tell when it
   // closes it, so the process's descriptors are looked through: for a scrape, not for each request.
   int num_connections() const;
+  // Ends the connection from that peer, named as gRPC does ("ipv4:127.0.0.1:5000"), and drops what has
+  // arrived of it. Not for Unix sockets, whose peers have no names.
+  void Cut(const std::string& peer) const;
   // After it returns no hook is called; the socket is closed.
   void Stop();
 
  private:
-  Listener(Address address, int fd, int stop_fd) : address_(std::move(address)), fd_(fd), stop_fd_(stop_fd) {}
+  Listener(Address address, int fd, int stop_fd, int epoll_fd)
+      : address_(std::move(address)), fd_(fd), stop_fd_(stop_fd), epoll_fd_(epoll_fd) {}
+  // A connection whose peer has not said anything.
+  struct Silent {
+    int fd;
+    absl::Time deadline;
+  };
+
+  template <typename Use>
+  void ForEachConnection(const Use& use) const;
   void Loop();
   bool WaitForStop(int milliseconds);
+  // A new connection, or -1; waits where there is nothing left to make room with.
+  int Accept();
+  void HandOverOrWait(int fd);
+  void OnFirstByte(int fd);
+  void CloseSilent(std::list<Silent>::iterator silent);
+  void CloseLateOnes();
+  int MillisecondsToDeadline() const;
 
   const Address address_;
   int fd_;
   const int stop_fd_;
+  const int epoll_fd_;
   Hooks hooks_;
   std::thread thread_;
+  // The thread's own.
+  int back_off_ms_ = 0;
+  std::list<Silent> silent_;  // by time
+  std::unordered_map<int, std::list<Silent>::iterator> silent_by_fd_;
 };
 
 // Raises the soft limit of descriptors to the hard one; returns the limit in force.

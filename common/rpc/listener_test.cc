@@ -14,6 +14,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
@@ -215,6 +216,95 @@ TEST(Listener, ClosesConnectionsThatWouldTakeTheLastDescriptors) {
   (*listener)->Stop();
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &old_limit), 0);
   close(client);
+}
+
+TEST(Listener, CutsTheConnectionOfOnePeer) {
+  auto listener = Listener::Bind({"127.0.0.1", 0, ""});
+  ASSERT_TRUE(listener.ok());
+  absl::Mutex mu;
+  std::vector<int> accepted;
+  (*listener)->Start({.on_connection = [&](int fd) {
+    absl::MutexLock lock(&mu);
+    accepted.push_back(fd);
+  }});
+  const int bad = ConnectTcp((*listener)->address().port), good = ConnectTcp((*listener)->address().port);
+  {
+    absl::MutexLock lock(&mu);
+    const auto came = [&] { return accepted.size() == 2; };
+    ASSERT_TRUE(mu.AwaitWithTimeout(absl::Condition(&came), absl::Seconds(10)));
+  }
+  sockaddr_in own{};
+  socklen_t size = sizeof own;
+  ASSERT_EQ(getsockname(bad, reinterpret_cast<sockaddr*>(&own), &size), 0);
+  (*listener)->Cut("ipv4:127.0.0.1:" + std::to_string(ntohs(own.sin_port)));
+  char byte;
+  EXPECT_EQ(read(bad, &byte, 1), 0);
+  EXPECT_EQ(recv(good, &byte, 1, MSG_DONTWAIT), -1) << "still open, and silent";
+  for (const int fd : accepted) close(fd);
+  for (const int fd : {bad, good}) close(fd);
+}
+
+TEST(Listener, HandsOverWhoHasSpokenAndClosesWhoHasNot) {
+  auto listener = Listener::Bind({"127.0.0.1", 0, ""});
+  ASSERT_TRUE(listener.ok());
+  std::atomic<int> accepted{0};
+  absl::Notification first, second;
+  (*listener)->Start({.on_connection =
+                          [&](int fd) {
+                            char byte = 0;
+                            EXPECT_EQ(read(fd, &byte, 1), 1) << "nothing was taken from it";
+                            EXPECT_EQ(byte, 'x');
+                            close(fd);
+                            (++accepted == 1 ? first : second).Notify();
+                          },
+                      .first_byte_limit = absl::Milliseconds(300)});
+  const uint16_t port = (*listener)->address().port;
+  const int silent = ConnectTcp(port), slow = ConnectTcp(port), gone = ConnectTcp(port);
+  const int quick = ConnectTcp(port);
+  ASSERT_EQ(write(quick, "x", 1), 1);
+  EXPECT_TRUE(first.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  close(gone);
+  ASSERT_EQ(write(slow, "x", 1), 1);
+  EXPECT_TRUE(second.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  char byte;
+  EXPECT_EQ(read(silent, &byte, 1), 0);
+  EXPECT_EQ(accepted, 2);
+  const int held = ConnectTcp(port);
+  (*listener)->Stop();
+  EXPECT_LE(read(held, &byte, 1), 0);
+  for (const int fd : {silent, slow, quick, held}) close(fd);
+}
+
+TEST(Listener, SilentConnectionsMakeRoom) {
+  rlimit old_limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &old_limit), 0);
+  auto listener = Listener::Bind({"127.0.0.1", 0, ""});
+  ASSERT_TRUE(listener.ok());
+  const uint16_t port = (*listener)->address().port;
+  absl::Notification connected;
+  (*listener)->Start({.on_connection =
+                          [&](int fd) {
+                            close(fd);
+                            connected.Notify();
+                          },
+                      .first_byte_limit = absl::Hours(1)});
+  std::vector<int> silent;
+  for (int i = 0; i < 40; ++i) silent.push_back(ConnectTcp(port));
+  while ((*listener)->num_connections() < 40) std::this_thread::yield();
+  // From here on an accepted connection lies above four fifths, and below the end.
+  const int next = dup(0);
+  close(next);
+  rlimit low = old_limit;
+  low.rlim_cur = static_cast<rlim_t>(next) + 6;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  const int good = ConnectTcp(port);
+  ASSERT_GE(good, 0);
+  ASSERT_EQ(write(good, "x", 1), 1);
+  EXPECT_TRUE(connected.WaitForNotificationWithTimeout(absl::Seconds(10)));
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &old_limit), 0);
+  (*listener)->Stop();
+  close(good);
+  for (const int fd : silent) close(fd);
 }
 
 }  // namespace

@@ -76,6 +76,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions&
             acceptor->HandleNewConnection(&connection);
           },
       .on_exhausted = std::move(hooks.on_exhausted),
+      .first_byte_limit = options.handshake_timeout,
   });
   return server;
 }

@@ -43,7 +43,7 @@ Connection::Connection(Socket socket, ServerState& state, int64_t id)
 
 void Connection::Start() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    // A new connection has to show a request as fast as a begun one; an idle one may wait.
+    // Its first bytes are there, or nearly; one that idles between requests may wait longer.
     self->BeginRequest(self->state_.options.header_limit);
     self->Read();
   });

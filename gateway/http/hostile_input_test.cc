@@ -164,6 +164,7 @@ TEST_F(HostileInput, ConnectionsBeyondTheLimitAreClosed) {
     first.Send(Get("/health"));
     EXPECT_EQ(StatusOf(first.ReadAnswer()), 200);
     RawClient second(server_->address());
+    second.Send(Get("/health"));
     EXPECT_EQ(second.ReadAll(), "");
     EXPECT_TRUE(second.ended());
     first.Send("GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

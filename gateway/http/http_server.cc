@@ -34,7 +34,8 @@ class HttpServer::Impl {
   void Start() {
     for (int i = 0; i < state_.options.threads; ++i) threads_.emplace_back([this] { io_.run(); });
     listener_->Start({.on_connection = [this](int fd) { Accept(fd); },
-                      .on_exhausted = [this] { state_.observer.OnExhausted(); }});
+                      .on_exhausted = [this] { state_.observer.OnExhausted(); },
+                      .first_byte_limit = state_.options.header_limit});
   }
 
   const Address& address() const { return address_; }
