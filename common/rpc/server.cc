@@ -52,18 +52,18 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions&
                                                             const std::vector<grpc::Service*>& services,
                                                             telemetry::Health& health, Hooks hooks) {
   telemetry::EnableGrpcHealth();
-  std::unique_ptr<RpcServer> server(new RpcServer(std::move(listener), health));
+  std::unique_ptr<RpcServer> server(new RpcServer(options, std::move(listener), health));
   grpc::ServerBuilder builder;
   SetLimits(options, builder);
   server->acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
       grpc::InsecureServerCredentials());
   for (grpc::Service* service : services) builder.RegisterService(service);
-  if (hooks.calls != nullptr) {
-    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> timers;
-    timers.push_back(NewCallTimer(*hooks.calls, Clock::Real()));
-    builder.experimental().SetInterceptorCreators(std::move(timers));
-  }
+  if (hooks.unknown_methods != nullptr) builder.RegisterCallbackGenericService(hooks.unknown_methods);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(NewCallCounter(server->call_limit_));
+  if (hooks.calls != nullptr) interceptors.push_back(NewCallTimer(*hooks.calls, Clock::Real()));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr)
     return Internal("gRPC refused to start a server on {}", server->address().ToString());

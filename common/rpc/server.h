@@ -8,6 +8,7 @@
 // Thread-safe. Services, health and hooks are borrowed until Shutdown has returned.
 #pragma once
 
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
@@ -18,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/option_values.h"
+#include "common/rpc/call_limit.h"
 #include "common/rpc/call_metrics.h"
 #include "common/rpc/listener.h"
 #include "common/telemetry/health.h"
@@ -47,6 +49,8 @@ class RpcServer {
   struct Hooks {
     std::function<void()> on_exhausted = [] {};  // Listener::Hooks
     CallMetrics* calls = nullptr;                // null: calls are not timed
+    // Answers methods that no service has; null: gRPC does.
+    grpc::CallbackGenericService* unknown_methods = nullptr;
   };
 
   // Health states are published before the first connection is taken.
@@ -65,11 +69,18 @@ class RpcServer {
   void Shutdown(absl::Duration patience);
 
  private:
-  RpcServer(std::unique_ptr<Listener> listener, telemetry::Health& health)
-      : listener_(std::move(listener)), health_(health) {}
+  // Of one connection at a time; more than it may have open, as calls end somewhat later than their streams.
+  static constexpr int kCallsPerStream = 10;
+
+  RpcServer(const ServerOptions& options, std::unique_ptr<Listener> listener, telemetry::Health& health)
+      : listener_(std::move(listener)),
+        health_(health),
+        call_limit_(kCallsPerStream * options.max_concurrent_streams,
+                    [this](const std::string& peer) { listener_->Cut(peer); }) {}
 
   std::unique_ptr<Listener> listener_;
   telemetry::Health& health_;
+  CallLimit call_limit_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
   bool shut_down_ = false;
