@@ -339,6 +339,7 @@ absl::Status PeerProtocol(std::string_view request_id) {
               fmt::format("internal error, request {}", EscapedValue(request_id)));
 }
 absl::Status InternalError(std::string_view request_id) {
+  if (request_id.empty()) return Make(ErrorReason::kInternal, "internal error");
   return Make(ErrorReason::kInternal, fmt::format("internal error, request {}", EscapedValue(request_id)));
 }
 absl::Status Corrupt(std::string_view request_id) {

@@ -126,7 +126,7 @@ absl::Status Cancelled();
 
 absl::Status BackendLost(int64_t output_tokens);
 absl::Status PeerProtocol(std::string_view request_id);
-absl::Status InternalError(std::string_view request_id);
+absl::Status InternalError(std::string_view request_id);  // empty: none is known
 absl::Status Corrupt(std::string_view request_id);
 
 }  // namespace error

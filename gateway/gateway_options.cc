@@ -27,6 +27,8 @@ void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
       "refuse requests that would probably wait longer for their turn; 0: when the queue is full");
   parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), kHour,
                      "after SIGTERM: not ready, but still serving, so that balancers can turn away");
+  parser.AddDuration("write-stall", &options->write_stall, absl::Seconds(1), kHour,
+                     "give up a client that takes nothing of its answer for so long");
   parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), kHour,
                      "then: how long running requests may take to end");
   parser.AddChoice("per-request-spec-decode-metrics", &options->spec_decode_metrics, {"off", "summary"},

@@ -22,6 +22,7 @@ struct GatewayOptions {
   absl::Duration request_timeout = limits::kRequestDeadline;
   absl::Duration verifier_wait = limits::kLostVerifierWait;
   absl::Duration max_queue_wait = limits::kPredictedWait;
+  absl::Duration write_stall = limits::kWriteStall;
   absl::Duration drain_delay = limits::kDrainDelay, drain_timeout = limits::kDrain;
   std::string spec_decode_metrics = "off";  // or "summary": in every HTTP answer
   bool reflection = false;

@@ -71,6 +71,7 @@ GatewayProcess::GatewayProcess(const GatewayOptions& options, const std::string&
 GatewayProcess::~GatewayProcess() { rpc::SetGrpcLogger(nullptr); }
 
 absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<VerifierLink>> verifiers) {
+      unknown_methods_(telemetry_),
   ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener,
                    rpc::Listener::Bind(options_.grpc, options_.insecure));
   ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> http_listener,
@@ -89,9 +90,12 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
   ASSIGN_OR_RETURN(core_,
                    Core::Create(core, std::move(model), std::move(verifiers), Clock::Real(), telemetry_));
 
-  service_ = std::make_unique<GenerationService>(*core_, GenerationService::Options());
+  GenerationService::Options generation;
+  generation.write_stall = options_.write_stall;
+  service_ = std::make_unique<GenerationService>(*core_, telemetry_, generation);
   rpc::ServerOptions server;
-  server.max_receive_bytes = static_cast<int>(limits::kGrpcReceiveBytes);
+  // What is somewhat too large still arrives, so that it is refused by us: with details, and counted.
+  server.max_receive_bytes = static_cast<int>(2 * limits::kGrpcReceiveBytes);
   server.max_metadata_bytes = static_cast<int>(limits::kGrpcMetadataBytes);
   server.max_concurrent_streams = limits::kGrpcStreamsPerConnection;
   server.max_idle = limits::kGrpcIdle;
@@ -100,7 +104,8 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
   if (options_.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   ASSIGN_OR_RETURN(grpc_server_, rpc::RpcServer::Start(server, std::move(listener), {service_.get()}, health_,
                                                        {.on_exhausted = [this] { telemetry_.OnExhausted(); },
-                                                        .calls = &calls_}));
+                                                        .calls = &calls_,
+                                                        .unknown_methods = &unknown_methods_}));
   http::HttpServer::Options http;
   http.speculation_metrics = options_.spec_decode_metrics == "summary";
   http.is_live = [this] { return health_.live(); };
@@ -112,6 +117,7 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
 
 std::string GatewayProcess::ListeningLine() const {
   return fmt::format("listening http={} grpc={} metrics={}", http_server_->address().ToString(),
+  http.write_stall = options_.write_stall;
                      grpc_server_->address().ToString(), metrics_server_->address().ToString());
 }
 

@@ -23,6 +23,7 @@
 #include "gateway/admission/core.h"
 #include "gateway/gateway_options.h"
 #include "gateway/grpc/generation_service.h"
+#include "gateway/grpc/unknown_methods.h"
 #include "gateway/http/http_server.h"
 #include "gateway/telemetry/gateway_telemetry.h"
 #include "gateway/telemetry/readiness.h"
@@ -63,6 +64,7 @@ class GatewayProcess {
   GatewayTelemetry telemetry_;
   rpc::CallMetrics calls_;
   telemetry::Health health_;
+  UnknownMethods unknown_methods_;
   Readiness readiness_;
   std::atomic<bool> stopping_{false};
   std::unique_ptr<Core> core_;

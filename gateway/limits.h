@@ -85,6 +85,8 @@ inline constexpr absl::Duration kGrpcAge = absl::Minutes(30);
 inline constexpr absl::Duration kGrpcGrace = absl::Minutes(10);
 inline constexpr absl::Duration kWriteStall = absl::Seconds(30);
 inline constexpr int kMetricsThreads = 8;
+inline constexpr int64_t kStreamBufferBytes = 16 << 20;  // waiting for one request's slow client
+inline constexpr int64_t kWholeAnswerBytes = 64 << 20;
 inline constexpr absl::Duration kMetricsTimeout = absl::Milliseconds(1500);
 
 // --- Stop

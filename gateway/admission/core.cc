@@ -207,13 +207,8 @@ absl::StatusOr<std::vector<Submission::Prompt>> Core::EncodePrompts(const Genera
                                                                     const ModelFacts& model) {
   std::vector<Submission::Prompt> prompts;
   if (request.messages) {
-    ASSIGN_OR_RETURN(const auto messages, CheckMessages(*request.messages));
-    int64_t bytes = 0;
-    for (const auto& message : messages)
-      bytes += static_cast<int64_t>(message["content"].get_ref<const std::string&>().size());
-    RETURN_IF_ERROR(CheckPromptBytes(bytes, model.max_model_len));
     Submission::Prompt prompt;
-    ASSIGN_OR_RETURN(prompt.ids, EncodeConversation(text_, model.id, messages, request.chat_template_kwargs));
+    ASSIGN_OR_RETURN(prompt.ids, EncodeMessages(*request.messages, request.chat_template_kwargs, model));
     prompts.push_back(std::move(prompt));
   }
   for (const GenerationRequest::Prompt& given : request.prompts) {
@@ -235,28 +230,37 @@ absl::StatusOr<std::vector<Submission::Prompt>> Core::EncodePrompts(const Genera
   return prompts;
 }
 
-absl::StatusOr<std::vector<int32_t>> Core::Tokenize(const std::string& model,
-                                                    const std::optional<std::string>& text,
-                                                    const std::optional<nlohmann::ordered_json>& messages) {
+absl::StatusOr<std::vector<int32_t>> Core::Tokenize(const TokenizeRequest& request) {
   const ModelFacts known = facts();
-  RETURN_IF_ERROR(CheckModelName(model, known));
-  if (text.has_value() == messages.has_value())
+  RETURN_IF_ERROR(CheckModelName(request.model, known));
+  RETURN_IF_ERROR(CheckTemplateFlags(request.chat_template_kwargs, known));
+  if (request.text.has_value() == request.messages.has_value())
     return error::Invalid("text", "exactly one of text and messages must be given");
-  if (text) {
-    RETURN_IF_ERROR(CheckPromptBytes(static_cast<int64_t>(text->size()), known.max_model_len));
-    return EncodeText(text_, *text);
+  if (request.text) {
+    RETURN_IF_ERROR(CheckPromptBytes(static_cast<int64_t>(request.text->size()), known.max_model_len));
+    return EncodeText(text_, *request.text);
   }
-  ASSIGN_OR_RETURN(const auto checked, CheckMessages(*messages));
+  return EncodeMessages(*request.messages, request.chat_template_kwargs, known);
+}
+
+absl::StatusOr<std::vector<int32_t>> Core::EncodeMessages(const nlohmann::ordered_json& messages,
+                                                          const std::map<std::string, bool>& flags,
+                                                          const ModelFacts& model) const {
+  ASSIGN_OR_RETURN(const auto checked, CheckMessages(messages));
   int64_t bytes = 0;
   for (const auto& message : checked)
     bytes += static_cast<int64_t>(message["content"].get_ref<const std::string&>().size());
-  RETURN_IF_ERROR(CheckPromptBytes(bytes, known.max_model_len));
-  return EncodeConversation(text_, known.id, checked, {});
+  RETURN_IF_ERROR(CheckPromptBytes(bytes, model.max_model_len));
+  return EncodeConversation(text_, model.id, checked, flags);
 }
 
-absl::StatusOr<std::string> Core::Detokenize(const std::string& model, const std::vector<int64_t>& ids) {
-  RETURN_IF_ERROR(CheckModelName(model, facts()));
-  ASSIGN_OR_RETURN(const auto checked, CheckTokenIds("token_ids", ids, text_.vocab_size));
+absl::StatusOr<std::string> Core::Detokenize(const std::string& model, const char* param,
+                                             const std::vector<int64_t>& ids) {
+  const ModelFacts known = facts();
+  RETURN_IF_ERROR(CheckModelName(model, known));
+  if (ids.size() > static_cast<size_t>(known.max_model_len))
+    return error::TooMany(param, static_cast<int64_t>(ids.size()), known.max_model_len);
+  ASSIGN_OR_RETURN(const auto checked, CheckTokenIds(param, ids, text_.vocab_size));
   return DetokenizeIds(checked);
 }
 

@@ -55,10 +55,9 @@ class Core : public Generator {
   ~Core() override;
 
   absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request, EventSink& sink) override;
-  absl::StatusOr<std::vector<int32_t>> Tokenize(
-      const std::string& model, const std::optional<std::string>& text,
-      const std::optional<nlohmann::ordered_json>& messages) override;
-  absl::StatusOr<std::string> Detokenize(const std::string& model, const std::vector<int64_t>& ids) override;
+  absl::StatusOr<std::vector<int32_t>> Tokenize(const TokenizeRequest& request) override;
+  absl::StatusOr<std::string> Detokenize(const std::string& model, const char* param,
+                                         const std::vector<int64_t>& ids) override;
   ModelInfo model_info() const override;
   bool ready() const override;
 
@@ -87,6 +86,9 @@ class Core : public Generator {
   const CoreOptions options_;
   const ModelText text_;
   const Clock& clock_;
+  absl::StatusOr<std::vector<int32_t>> EncodeMessages(const nlohmann::ordered_json& messages,
+                                                      const std::map<std::string, bool>& flags,
+                                                      const ModelFacts& model) const;
   Observer& observer_;
 
   QueueDoor door_;

@@ -356,14 +356,13 @@ TEST_F(CoreTest, AFullQueueIsRefusedAtTheDoor) {
 
 TEST_F(CoreTest, TokenizeAndDetokenizeCheckWhatTheyGet) {
   Create({{}}, clock_);
-  EXPECT_THAT(core_->Tokenize("bytes", "ab", std::nullopt).value(), ElementsAre('a', 'b'));
-  EXPECT_EQ(core_->Detokenize("default", {'a', 0xC3, 0xA9, kFakeEos}).value(), "a\u00e9<eos>");
-  EXPECT_EQ(ReasonOf(core_->Tokenize("other", "ab", std::nullopt).status()), ErrorReason::kModel);
-  EXPECT_EQ(ReasonOf(core_->Tokenize("bytes", std::nullopt, std::nullopt).status()),
-            ErrorReason::kValidation);
-  EXPECT_EQ(ReasonOf(core_->Tokenize("bytes", std::string(5000, 'x'), std::nullopt).status()),
-            ErrorReason::kTooLong);
-  EXPECT_EQ(ReasonOf(core_->Detokenize("bytes", {kFakeVocab}).status()), ErrorReason::kValidation);
+  const auto reason = [&](TokenizeRequest request) { return ReasonOf(core_->Tokenize(request).status()); };
+  EXPECT_THAT(core_->Tokenize({"bytes", "ab", {}}).value(), ElementsAre('a', 'b'));
+  EXPECT_EQ(core_->Detokenize("default", "tokens", {'a', 0xC3, 0xA9, kFakeEos}).value(), "a\u00e9<eos>");
+  EXPECT_EQ(reason({"other", "ab", {}}), ErrorReason::kModel);
+  EXPECT_EQ(reason({"bytes", {}, {}}), ErrorReason::kValidation);
+  EXPECT_EQ(reason({"bytes", std::string(5000, 'x'), {}}), ErrorReason::kTooLong);
+  EXPECT_EQ(reason({"bytes", "ab", {}, {{"nobody_listed_it", true}}}), ErrorReason::kUnsupported);
   const auto messages = nlohmann::ordered_json::parse(R"([{"role":"user","content":"x"}])");
   EXPECT_EQ(ReasonOf(core_->Tokenize("bytes", std::nullopt, messages).status()), ErrorReason::kUnsupported);
 }

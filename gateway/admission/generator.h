@@ -55,6 +55,14 @@ struct GenerationRequest {
   absl::Time deadline = absl::InfiniteFuture();  // capped by the service's own
 };
 
+// Text or a conversation to ids, as a generation would see it. Exactly one of text and messages.
+struct TokenizeRequest {
+  std::string model;
+  std::optional<std::string> text;
+  std::optional<nlohmann::ordered_json> messages;
+  std::map<std::string, bool> chat_template_kwargs = {};
+};
+
 struct Started {
   std::string request_id;
   uint64_t seed = 0;
@@ -93,6 +101,16 @@ struct Delta {
   // completes it belongs to that token.
   std::vector<TextSpan> drafted_spans = {};
 };
+
+// Memory that a delta takes while it waits for a client, bytes.
+inline int64_t SizeOf(const Delta& delta) {
+  size_t bytes = delta.text.size() + delta.tokens.size() * sizeof(DeltaToken);
+  for (const DeltaToken& token : delta.tokens) {
+    bytes += token.bytes.size() + token.top.size() * sizeof(DeltaToken::Top);
+    for (const DeltaToken::Top& top : token.top) bytes += top.bytes.size();
+  }
+  return static_cast<int64_t>(bytes);
+}
 
 struct Finished {
   int32_t choice = 0;
@@ -164,11 +182,9 @@ class Generator {
   // before this returns. `sink` is borrowed until the Generation is destroyed.
   virtual absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request, EventSink& sink) = 0;
 
-  // `model` is checked as in Start. Exactly one of text and messages.
-  virtual absl::StatusOr<std::vector<int32_t>> Tokenize(
-      const std::string& model, const std::optional<std::string>& text,
-      const std::optional<nlohmann::ordered_json>& messages) = 0;
-  virtual absl::StatusOr<std::string> Detokenize(const std::string& model,
+  virtual absl::StatusOr<std::vector<int32_t>> Tokenize(const TokenizeRequest& request) = 0;
+  // `param` is the ids' name in errors. At most a context of them.
+  virtual absl::StatusOr<std::string> Detokenize(const std::string& model, const char* param,
                                                  const std::vector<int64_t>& ids) = 0;
 
   virtual ModelInfo model_info() const = 0;

@@ -171,15 +171,7 @@ absl::Status CheckInput(const GenerationRequest& request, const ModelFacts& mode
   }
   if (request.echo && request.messages)
     return error::UnsupportedValue("echo", "echo is not supported for messages");
-  for (const auto& [name, value] : request.chat_template_kwargs) {
-    const auto& allowed = model.template_flags;
-    if (std::find(allowed.begin(), allowed.end(), name) == allowed.end()) {
-      return error::UnsupportedValue("chat_template_kwargs",
-                                     fmt::format("chat_template_kwargs.{} is not supported by model {}",
-                                                 EscapedValue(name), EscapedValue(model.id)));
-    }
-  }
-  return absl::OkStatus();
+  return CheckTemplateFlags(request.chat_template_kwargs, model);
 }
 
 // The text of a message's content: a string, or text parts joined by newlines.
@@ -243,6 +235,18 @@ absl::Status CheckModelName(const std::string& name, const ModelFacts& model) {
   if (std::find(model.aliases.begin(), model.aliases.end(), name) != model.aliases.end())
     return absl::OkStatus();
   return error::ModelNotFound(name);
+}
+
+absl::Status CheckTemplateFlags(const std::map<std::string, bool>& flags, const ModelFacts& model) {
+  for (const auto& [name, value] : flags) {
+    const auto& allowed = model.template_flags;
+    if (std::find(allowed.begin(), allowed.end(), name) == allowed.end()) {
+      return error::UnsupportedValue("chat_template_kwargs",
+                                     fmt::format("chat_template_kwargs.{} is not supported by model {}",
+                                                 EscapedValue(name), EscapedValue(model.id)));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckPromptBytes(int64_t bytes, int32_t max_model_len) {

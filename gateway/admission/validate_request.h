@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -46,6 +47,8 @@ absl::StatusOr<CheckedRequest> CheckRequest(const GenerationRequest& request, co
 
 // kNotFound unless it is a name of the model; kInvalidArgument if it could be no name at all.
 absl::Status CheckModelName(const std::string& name, const ModelFacts& model);
+// chat_template_kwargs that the operator does not allow are unsupported.
+absl::Status CheckTemplateFlags(const std::map<std::string, bool>& flags, const ModelFacts& model);
 // Prompts by bytes, before tokenising.
 absl::Status CheckPromptBytes(int64_t bytes, int32_t max_model_len);
 absl::StatusOr<std::vector<int32_t>> CheckTokenIds(const char* param, const std::vector<int64_t>& ids,

@@ -1,6 +1,5 @@
 #include "gateway/grpc/generate_call.h"
 
-#include <exception>
 #include <utility>
 
 #include "common/base/status.h"
@@ -20,9 +19,13 @@ void Append(Delta& pending, Delta&& next) {
 
 }  // namespace
 
-GenerateCall::GenerateCall(grpc::CallbackServerContext& context, absl::Duration write_stall,
-                           std::function<void()> on_end)
-    : context_(context), write_stall_(write_stall), on_end_(std::move(on_end)) {
+GenerateCall::GenerateCall(grpc::CallbackServerContext& context, DoorObserver& observer,
+                           const GenerationService::Options& options, std::function<void()> on_end)
+    : context_(context),
+      observer_(observer),
+      options_(options),
+      on_end_(std::move(on_end)),
+      handle_(new Handle{.mu = {}, .call = this}) {
   writer_ = std::make_shared<rpc::StreamWriter<grpc::ByteBuffer>>(
       rpc::StreamWriter<grpc::ByteBuffer>::Stream{
           [this](const grpc::ByteBuffer* message) { StartWrite(message); },
@@ -31,12 +34,17 @@ GenerateCall::GenerateCall(grpc::CallbackServerContext& context, absl::Duration 
 }
 
 void GenerateCall::Start(const grpc::ByteBuffer& bytes, Generator& generator) {
+  std::string request_id;
   const auto start = [&]() -> absl::Status {
     v1::GenerateRequest message;
     RETURN_IF_ERROR(ParseMessage(bytes, message));
+    request_id = message.request_id();
+    if (const int unknown = CountUnknownFields(message); unknown > 0) observer_.OnUnknownFields(unknown);
     ASSIGN_OR_RETURN(GenerationRequest request, ToGenerationRequest(std::move(message)));
+    // One that is over is gRPC's own affair; seen here it is one of ten thousand years, which overflowed.
     if (context_.deadline() != std::chrono::system_clock::time_point::max()) {
-      request.deadline = absl::FromChrono(context_.deadline());
+      const absl::Time deadline = absl::FromChrono(context_.deadline());
+      if (deadline > absl::Now()) request.deadline = deadline;
     }
     const auto& metadata = context_.client_metadata();
     if (const auto found = metadata.find("traceparent"); found != metadata.end()) {
@@ -50,10 +58,12 @@ void GenerateCall::Start(const grpc::ByteBuffer& bytes, Generator& generator) {
   absl::Status status;
   try {
     status = start();
-  } catch (const std::exception&) {
-    status = error::InternalError("");
+  } catch (...) {  // no memory, above all
+    status = error::InternalError(request_id);
   }
-  if (!status.ok()) writer_->Abort(status);
+  if (status.ok()) return;
+  observer_.OnRefused("grpc", status);
+  writer_->Abort(status);
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
@@ -70,11 +80,16 @@ void GenerateCall::OnCancel() {
 }
 
 void GenerateCall::OnDone() {
+  {
+    absl::MutexLock lock(&handle_->mu);  // waits for an alarm that goes off just now
+    handle_->call = nullptr;
+  }
   DropGeneration();
   writer_->Detach();
   {
     absl::MutexLock lock(&mu_);
     stall_.reset();
+    cut_.reset();
   }
   on_end_();
   delete this;
@@ -90,9 +105,13 @@ void GenerateCall::DropGeneration() {
 }
 
 void GenerateCall::Push(Event event) {
+  bool overflow = false;
   {
     absl::MutexLock lock(&mu_);
+    if (given_up_) return;
     if (Delta* next = std::get_if<Delta>(&event)) {
+      pending_bytes_ += SizeOf(*next);
+      overflow = given_up_ = pending_bytes_ > options_.stream_buffer_bytes;
       for (auto known = pending_.rbegin(); known != pending_.rend(); ++known) {
         Delta* delta = std::get_if<Delta>(&*known);
         if (delta == nullptr || delta->choice != next->choice) continue;
@@ -100,12 +119,44 @@ void GenerateCall::Push(Event event) {
         next = nullptr;
         break;
       }
-      if (next == nullptr) return;  // sent together, when the write in flight has ended
+      if (next == nullptr && !given_up_) return;  // sent together, when the write in flight has ended
     }
-    pending_.push_back(std::move(event));
+    if (!given_up_) pending_.push_back(std::move(event));
   }
+  if (overflow) return GiveUp();
   writer_->Wake();
 }
+
+void GenerateCall::SetAlarm(std::unique_ptr<grpc::Alarm>& alarm, absl::Duration wait,
+                            void (GenerateCall::*then)()) {
+  alarm = std::make_unique<grpc::Alarm>();
+  alarm->Set(absl::ToChronoTime(absl::Now() + wait), [handle = handle_, then](bool fired) {
+    if (!fired) return;
+    absl::MutexLock lock(&handle->mu);
+    if (handle->call != nullptr) (handle->call->*then)();
+  });
+}
+
+// On the batcher's thread: the generation goes on into the void until the write in flight ends, well or
+// badly.
+void GenerateCall::GiveUp() {
+  observer_.OnWriteStall();
+  writer_->Abort(error::WriteStalled(options_.write_stall));
+}
+
+void GenerateCall::OnStall() {
+  bool first = false;
+  {
+    absl::MutexLock lock(&mu_);
+    first = !std::exchange(given_up_, true);
+    pending_.clear();
+    SetAlarm(cut_, options_.write_stall, &GenerateCall::Cut);
+  }
+  if (first) GiveUp();
+  DropGeneration();
+}
+
+void GenerateCall::Cut() { context_.TryCancel(); }
 
 bool GenerateCall::TakeNext(grpc::ByteBuffer& out) {
   absl::MutexLock lock(&mu_);
@@ -115,16 +166,12 @@ bool GenerateCall::TakeNext(grpc::ByteBuffer& out) {
   if (auto* started = std::get_if<gateway::Started>(&event)) {
     out = SerializeMessage(ToResponse(*started));
   } else if (auto* delta = std::get_if<Delta>(&event)) {
+    pending_bytes_ -= SizeOf(*delta);
     out = SerializeMessage(ToResponse(std::move(*delta)));
   } else {
     out = SerializeMessage(ToResponse(std::get<Finished>(event)));
   }
-  // The alarm holds the writer, which outlives the call; after the call's end Abort does nothing.
-  stall_ = std::make_unique<grpc::Alarm>();
-  stall_->Set(absl::ToChronoTime(absl::Now() + write_stall_),
-              [writer = writer_, stall = write_stall_](bool fired) {
-                if (fired) writer->Abort(error::WriteStalled(stall));
-              });
+  SetAlarm(stall_, options_.write_stall, &GenerateCall::OnStall);
   return true;
 }
 

@@ -1,6 +1,5 @@
 #include "gateway/grpc/generation_service.h"
 
-#include <exception>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,11 +15,13 @@ namespace {
 
 // Runs a unary handler (message in, StatusOr of message out); nothing it throws leaves.
 template <typename Request, typename Handler>
-grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext& context, const grpc::ByteBuffer& bytes,
-                                 grpc::ByteBuffer& out, const Handler& handler) {
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext& context, DoorObserver& observer,
+                                 const grpc::ByteBuffer& bytes, grpc::ByteBuffer& out,
+                                 const Handler& handler) {
   const auto answer = [&]() -> absl::Status {
     Request request;
     RETURN_IF_ERROR(ParseMessage(bytes, request));
+    if (const int unknown = CountUnknownFields(request); unknown > 0) observer.OnUnknownFields(unknown);
     ASSIGN_OR_RETURN(const auto response, handler(request));
     out = SerializeMessage(response);
     return absl::OkStatus();
@@ -28,9 +29,10 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext& context, const grp
   absl::Status status;
   try {
     status = answer();
-  } catch (const std::exception&) {
+  } catch (...) {  // no memory, above all
     status = error::InternalError("");
   }
+  if (!status.ok()) observer.OnRefused("grpc", status);
   grpc::ServerUnaryReactor* reactor = context.DefaultReactor();
   reactor->Finish(FinalStatus(status, context));
   return reactor;
@@ -42,7 +44,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(grpc::Ca
                                                                         const grpc::ByteBuffer* request) {
   ++open_streams_;
   auto* call =
-      new GenerateCall(*context, options_.write_stall, [this] { --open_streams_; });  // deletes itself
+      new GenerateCall(*context, observer_, options_, [this] { --open_streams_; });  // deletes itself
   call->Start(*request, generator_);
   return call;
 }
@@ -51,19 +53,19 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* response) {
   return Answer<v1::TokenizeRequest>(
-      *context, *request, *response,
+      *context, observer_, *request, *response,
       [this](const v1::TokenizeRequest& message) -> absl::StatusOr<v1::TokenizeResponse> {
-        std::optional<std::string> text;
-        std::optional<nlohmann::ordered_json> messages;
+        TokenizeRequest request{.model = message.model(), .text = {}, .messages = {}};
         if (message.has_text()) {
-          text = message.text();
+          request.text = message.text();
         } else if (message.has_conversation()) {
-          messages = ToMessages(message.conversation());
+          request.messages = ToMessages(message.conversation());
         } else {
           return error::Required("input");
         }
-        ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                         generator_.Tokenize(message.model(), text, messages));
+        for (const auto& [name, value] : message.chat_template_kwargs())
+          request.chat_template_kwargs[name] = value;
+        ASSIGN_OR_RETURN(const std::vector<int32_t> ids, generator_.Tokenize(request));
         v1::TokenizeResponse out;
         out.mutable_token_ids()->Add(ids.begin(), ids.end());
         out.set_max_model_len(generator_.model_info().max_model_len);
@@ -75,10 +77,10 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerCont
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* response) {
   return Answer<v1::DetokenizeRequest>(
-      *context, *request, *response,
+      *context, observer_, *request, *response,
       [this](const v1::DetokenizeRequest& message) -> absl::StatusOr<v1::DetokenizeResponse> {
         const std::vector<int64_t> ids(message.token_ids().begin(), message.token_ids().end());
-        ASSIGN_OR_RETURN(std::string text, generator_.Detokenize(message.model(), ids));
+        ASSIGN_OR_RETURN(std::string text, generator_.Detokenize(message.model(), "token_ids", ids));
         v1::DetokenizeResponse out;
         out.set_text(std::move(text));
         return out;
@@ -89,7 +91,7 @@ grpc::ServerUnaryReactor* GenerationService::ListModels(grpc::CallbackServerCont
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* response) {
   return Answer<v1::ListModelsRequest>(
-      *context, *request, *response,
+      *context, observer_, *request, *response,
       [this](const v1::ListModelsRequest&) -> absl::StatusOr<v1::ListModelsResponse> {
         const ModelInfo info = generator_.model_info();
         v1::ListModelsResponse out;

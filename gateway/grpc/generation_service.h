@@ -10,6 +10,7 @@
 
 #include "absl/time/time.h"
 #include "gateway/admission/generator.h"
+#include "gateway/door_observer.h"
 #include "gateway/limits.h"
 #include "tandem/v1/generation.grpc.pb.h"
 
@@ -20,14 +21,15 @@ using RawGenerationService = v1::Generation::WithRawCallbackMethod_Generate<
     v1::Generation::WithRawCallbackMethod_Tokenize<v1::Generation::WithRawCallbackMethod_Detokenize<
         v1::Generation::WithRawCallbackMethod_ListModels<v1::Generation::Service>>>>;
 
-// Thread-safe. Borrows the generator; outlives the server that it is registered with.
+// Thread-safe. Borrows generator and observer; outlives the server that it is registered with.
 class GenerationService : public RawGenerationService {
  public:
   struct Options {
-    absl::Duration write_stall = limits::kWriteStall;
+    absl::Duration write_stall = limits::kWriteStall;  // without the client taking a message
+    int64_t stream_buffer_bytes = limits::kStreamBufferBytes;
   };
-  GenerationService(Generator& generator, const Options& options)
-      : generator_(generator), options_(options) {}
+  GenerationService(Generator& generator, DoorObserver& observer, const Options& options)
+      : generator_(generator), observer_(observer), options_(options) {}
 
   // Generate calls that have not ended.
   int open_streams() const { return open_streams_.load(); }
@@ -43,6 +45,7 @@ class GenerationService : public RawGenerationService {
 
  private:
   Generator& generator_;
+  DoorObserver& observer_;
   const Options options_;
   std::atomic<int> open_streams_{0};
 };

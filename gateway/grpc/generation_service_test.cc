@@ -1,5 +1,6 @@
 #include "gateway/grpc/generation_service.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -13,6 +14,7 @@
 #include "absl/synchronization/notification.h"
 #include "gateway/errors.h"
 #include "gateway/grpc/messages.h"
+#include "gateway/grpc/unknown_methods.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace tandem::gateway {
@@ -39,6 +41,7 @@ class FakeGenerator : public Generator {
   };
 
   absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request, EventSink& sink) override {
+    before();
     if (!start_error.ok()) return start_error;
     last = std::move(request);
     if (on_start) on_start(sink);
@@ -47,14 +50,15 @@ class FakeGenerator : public Generator {
     changed.notify_all();
     return std::make_unique<FakeGeneration>(*this);
   }
-  absl::StatusOr<std::vector<int32_t>> Tokenize(
-      const std::string&, const std::optional<std::string>& text,
-      const std::optional<nlohmann::ordered_json>& messages) override {
-    if (messages) return std::vector<int32_t>{static_cast<int32_t>(messages->size())};
-    return std::vector<int32_t>(text->begin(), text->end());
+  absl::StatusOr<std::vector<int32_t>> Tokenize(const TokenizeRequest& request) override {
+    before();
+    last_flags = request.chat_template_kwargs;
+    if (request.messages) return std::vector<int32_t>{static_cast<int32_t>(request.messages->size())};
+    return std::vector<int32_t>(request.text->begin(), request.text->end());
   }
-  absl::StatusOr<std::string> Detokenize(const std::string&, const std::vector<int64_t>& ids) override {
-    if (ids.empty()) return error::Required("token_ids");
+  absl::StatusOr<std::string> Detokenize(const std::string&, const char* param,
+                                         const std::vector<int64_t>& ids) override {
+    if (ids.empty()) return error::Required(param);
     return std::string(ids.begin(), ids.end());
   }
   ModelInfo model_info() const override { return {"tiny", {"default"}, 512, 260, "fp", absl::UnixEpoch()}; }
@@ -70,24 +74,47 @@ class FakeGenerator : public Generator {
     changed.wait(lock, [&] { return ended > 0; });
   }
 
+  std::function<void()> before = [] {};  // Start and Tokenize; may throw
   absl::Status start_error;
   std::function<void(EventSink&)> on_start;
   GenerationRequest last;
+  std::map<std::string, bool> last_flags;
   std::mutex mutex;
   std::condition_variable changed;
   EventSink* sink = nullptr;
   int ended = 0;
 };
 
+struct CountingObserver : DoorObserver {
+  void OnUnknownFields(int count) override { unknown_fields += count; }
+  void OnWriteStall() override { ++write_stalls; }
+  void OnRefused(const char*, const absl::Status& why) override {
+    ++refused;
+    const std::lock_guard lock(mutex);
+    last = why;
+  }
+  ErrorReason last_reason() {
+    const std::lock_guard lock(mutex);
+    return ReasonOf(last);
+  }
+  std::atomic<int> unknown_fields = 0, write_stalls = 0, refused = 0;
+  std::mutex mutex;
+  absl::Status last;
+};
+
 class GenerationServiceTest : public testing::Test {
  protected:
-  GenerationServiceTest() : service_(generator_, {}) {
+  GenerationServiceTest()
+      : service_(generator_, observer_, {.write_stall = kStall, .stream_buffer_bytes = kBufferBytes}) {
     int port = 0;
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(&service_);
+    builder.RegisterCallbackGenericService(&unknown_methods_);
+    builder.SetMaxReceiveMessageSize(static_cast<int>(2 * limits::kGrpcReceiveBytes));
     server_ = builder.BuildAndStart();
-    channel_ = grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials());
+    address_ = fmt::format("127.0.0.1:{}", port);
+    channel_ = grpc::CreateChannel(address_, grpc::InsecureChannelCredentials());
     stub_ = v1::Generation::NewStub(channel_);
   }
   ~GenerationServiceTest() override { server_->Shutdown(std::chrono::system_clock::now()); }
@@ -99,9 +126,14 @@ class GenerationServiceTest : public testing::Test {
     return request;
   }
 
+  static constexpr absl::Duration kStall = absl::Milliseconds(200);
+  static constexpr int64_t kBufferBytes = 1 << 20;
   FakeGenerator generator_;
+  CountingObserver observer_;
+  UnknownMethods unknown_methods_{observer_};
   GenerationService service_;
   std::unique_ptr<grpc::Server> server_;
+  std::string address_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Generation::Stub> stub_;
 };
@@ -279,6 +311,110 @@ TEST_F(GenerationServiceTest, AnErrorAfterTheStartEndsTheStreamBehindItsDeltas) 
   while (reader->Read(&response)) ++messages;
   EXPECT_EQ(messages, 2);
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GenerationServiceTest, NothingThatIsThrownLeavesTheDoor) {
+  const std::vector<std::function<void()>> throws = {[] { throw std::bad_alloc(); },
+                                                     [] { throw std::runtime_error("x"); }, [] { throw 7; }};
+  for (const auto& thrown : throws) {
+    generator_.before = thrown;
+    grpc::ClientContext generate, tokenize;
+    v1::GenerateRequest request = TextRequest();
+    request.set_request_id("abc");
+    v1::GenerateResponse part;
+    auto stream = stub_->Generate(&generate, request);
+    EXPECT_FALSE(stream->Read(&part));
+    const grpc::Status status = stream->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+    EXPECT_EQ(status.error_message(), "internal error, request abc");
+    v1::TokenizeRequest text;
+    text.set_text("a");
+    v1::TokenizeResponse ids;
+    EXPECT_EQ(stub_->Tokenize(&tokenize, text, &ids).error_code(), grpc::StatusCode::INTERNAL);
+  }
+  EXPECT_EQ(observer_.refused, 6);
+  generator_.before = [] {};
+  grpc::ClientContext context;
+  v1::ListModelsResponse models;
+  EXPECT_TRUE(stub_->ListModels(&context, {}, &models).ok());
+  EXPECT_EQ(service_.open_streams(), 0);
+}
+
+TEST_F(GenerationServiceTest, TellsWhatItRefusesAndIgnores) {
+  {
+    grpc::ClientContext context;
+    v1::TokenizeRequest request;
+    request.set_text(std::string(limits::kGrpcReceiveBytes + 1, 'x'));
+    v1::TokenizeResponse ids;
+    const grpc::Status status = stub_->Tokenize(&context, request, &ids);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_EQ(status.error_message(), "body exceeds 4194304 bytes");
+    EXPECT_EQ(observer_.last_reason(), ErrorReason::kTooLarge);
+  }
+  {
+    grpc::ClientContext context;
+    const grpc::Slice empty;
+    grpc::ByteBuffer request(&empty, 1), response;
+    grpc::GenericStub stub(channel_);
+    absl::Notification done;
+    grpc::Status status;
+    stub.UnaryCall(&context, "/tandem.v1.Generation/Nothing", grpc::StubOptions(), &request, &response,
+                   [&](grpc::Status ended) {
+                     status = std::move(ended);
+                     done.Notify();
+                   });
+    done.WaitForNotification();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+    EXPECT_NE(status.error_message().find("/tandem.v1.Generation/Nothing"), std::string::npos);
+    EXPECT_FALSE(status.error_details().empty());
+    EXPECT_EQ(observer_.last_reason(), ErrorReason::kUnimplemented);
+  }
+  EXPECT_EQ(observer_.refused, 2);
+  {
+    grpc::ClientContext context;
+    v1::TokenizeRequest request;
+    request.mutable_conversation()
+        ->add_messages()
+        ->GetReflection()
+        ->MutableUnknownFields(request.mutable_conversation()->mutable_messages(0))
+        ->AddVarint(77, 1);
+    request.GetReflection()->MutableUnknownFields(&request)->AddVarint(78, 1);
+    v1::TokenizeResponse ids;
+    EXPECT_TRUE(stub_->Tokenize(&context, request, &ids).ok());
+    EXPECT_EQ(observer_.unknown_fields, 2);
+  }
+}
+
+TEST_F(GenerationServiceTest, AClientThatDoesNotReadIsGivenUp) {
+  // Windows that do not grow, so that the client's library does not read ahead for it.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16 << 10);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  const auto stub = v1::Generation::NewStub(
+      grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), arguments));
+  // With nothing more to come, by time; with much to come, by its size.
+  for (const int deltas : {3, 200}) {
+    observer_.write_stalls = 0;
+    generator_.ended = 0;
+    grpc::ClientContext context;
+    auto stream = stub->Generate(&context, TextRequest());
+    EventSink& sink = generator_.WaitForSink();
+    Started started;
+    started.prompt_tokens = {3};
+    sink.OnStarted(started);
+    for (int i = 0; i < deltas; ++i) sink.OnDelta(MakeDelta(0, i, std::string(128 << 10, 'x'), {1}));
+    generator_.WaitForEnd();
+    EXPECT_GE(observer_.write_stalls, 1);
+    {
+      const std::lock_guard lock(generator_.mutex);
+      generator_.sink = nullptr;
+    }
+    v1::GenerateResponse part;
+    while (stream->Read(&part)) {
+    }
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  }
 }
 
 TEST_F(GenerationServiceTest, ListsModelsAndDetokenizes) {

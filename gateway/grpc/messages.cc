@@ -7,16 +7,36 @@
 #include <vector>
 
 #include "gateway/errors.h"
+#include "gateway/limits.h"
 
 namespace tandem::gateway {
 
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message& message) {
+  if (static_cast<int64_t>(bytes.Length()) > limits::kGrpcReceiveBytes)
+    return error::BodyTooLarge(limits::kGrpcReceiveBytes);
   grpc::ByteBuffer copy(bytes);
   const grpc::Status status =
       grpc::GenericDeserialize<grpc::ProtoBufferReader, google::protobuf::Message>(&copy, &message);
   if (status.ok()) return absl::OkStatus();
   return error::Invalid("", "the request is not a valid " + message.GetDescriptor()->full_name() +
                                 ": malformed bytes, nested too deep, or text that is not UTF-8");
+}
+
+int CountUnknownFields(const google::protobuf::Message& message) {
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  int unknown = reflection.GetUnknownFields(message).field_count();
+  std::vector<const google::protobuf::FieldDescriptor*> present;
+  reflection.ListFields(message, &present);
+  for (const google::protobuf::FieldDescriptor* field : present) {
+    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE || field->is_map()) continue;
+    if (!field->is_repeated()) {
+      unknown += CountUnknownFields(reflection.GetMessage(message, field));
+      continue;
+    }
+    for (int i = 0; i < reflection.FieldSize(message, field); ++i)
+      unknown += CountUnknownFields(reflection.GetRepeatedMessage(message, field, i));
+  }
+  return unknown;
 }
 
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message) {

@@ -13,9 +13,13 @@
 
 namespace tandem::gateway {
 
-// kInvalidArgument if the bytes are no such message: malformed, nested too deep, or text that is not UTF-8.
+// kInvalidArgument if the bytes are no such message: malformed, nested too deep, or text that is not UTF-8;
+// too_large beyond limits::kGrpcReceiveBytes.
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message& message);
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
+
+// Fields that generation.proto does not have, in the message and those inside it.
+int CountUnknownFields(const google::protobuf::Message& message);
 
 // Values are not checked here; the Generator does that for both doors.
 

@@ -36,8 +36,8 @@ Connection::Connection(Socket socket, ServerState& state, int64_t id)
     : socket_(std::move(socket)),
       state_(state),
       id_(id),
-      read_timer_(socket_.get_executor(), [this] { OnReadDeadline(); }),
-      write_timer_(socket_.get_executor(), [this] { OnWriteStall(); }),
+      read_timer_(socket_.get_executor(), [this] { Guard([this] { OnReadDeadline(); }); }),
+      write_timer_(socket_.get_executor(), [this] { Guard([this] { OnWriteStall(); }); }),
       read_bytes_(kReadBytes),
       buffer_(kBufferBytes) {}
 
@@ -59,6 +59,22 @@ void Connection::Abort() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Close(); });
 }
 
+template <typename Handler>
+void Connection::Guard(const Handler& handler) {
+  const std::shared_ptr<Connection> self = shared_from_this();
+  try {
+    return handler();
+  } catch (...) {  // no memory, above all
+  }
+  try {
+    if (phase_ == Phase::kClosed) return;
+    if (!answer_begun_ && parser_)
+      return RefuseEarly(error::InternalError(request_id_), /*body_follows=*/false);
+  } catch (...) {
+  }
+  Close();
+}
+
 // --- Reading ---------------------------------------------------------------------------------------------
 
 void Connection::BeginRequest(absl::Duration limit) {
@@ -70,7 +86,7 @@ void Connection::BeginRequest(absl::Duration limit) {
   exchange_.reset();
   request_begun_ = false;
   request_id_ = RequestIdFrom("");
-  answer_complete_ = false;
+  answer_begun_ = answer_complete_ = false;
   keep_alive_ = true;
   read_timer_.Set(limit);
 }
@@ -80,9 +96,10 @@ void Connection::Read() {
   const size_t room = std::min(kReadBytes, kBufferBytes - buffer_.size());
   if (room == 0) return;  // the client is ahead of its answers
   reading_ = true;
-  socket_.async_read_some(
-      asio::buffer(read_bytes_.data(), room),
-      [self = shared_from_this()](const error_code& error, size_t bytes) { self->OnRead(error, bytes); });
+  socket_.async_read_some(asio::buffer(read_bytes_.data(), room),
+                          [self = shared_from_this()](const error_code& error, size_t bytes) {
+                            self->Guard([&] { self->OnRead(error, bytes); });
+                          });
 }
 
 void Connection::OnRead(const error_code& error, size_t bytes) {
@@ -259,10 +276,9 @@ void Connection::OnRequest() {
 
 absl::StatusOr<Answer> Connection::AnswerTokenize() {
   ASSIGN_OR_RETURN(const nlohmann::ordered_json body, ParseJsonBody(parser_->get().body()));
-  ASSIGN_OR_RETURN(const ParsedTokenize request, ParseTokenizeRequest(body));
-  if (request.unknown_fields > 0) state_.observer.OnUnknownFields(request.unknown_fields);
-  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens,
-                   state_.generator.Tokenize(request.model, request.text, request.messages));
+  ASSIGN_OR_RETURN(const ParsedTokenize parsed, ParseTokenizeRequest(body));
+  if (parsed.unknown_fields > 0) state_.observer.OnUnknownFields(parsed.unknown_fields);
+  ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, state_.generator.Tokenize(parsed.request));
   return TokensAnswer(tokens, state_.generator.model_info().max_model_len);
 }
 
@@ -270,7 +286,8 @@ absl::StatusOr<Answer> Connection::AnswerDetokenize() {
   ASSIGN_OR_RETURN(const nlohmann::ordered_json body, ParseJsonBody(parser_->get().body()));
   ASSIGN_OR_RETURN(const ParsedDetokenize request, ParseDetokenizeRequest(body));
   if (request.unknown_fields > 0) state_.observer.OnUnknownFields(request.unknown_fields);
-  ASSIGN_OR_RETURN(const std::string text, state_.generator.Detokenize(request.model, request.tokens));
+  ASSIGN_OR_RETURN(const std::string text,
+                   state_.generator.Detokenize(request.model, "tokens", request.tokens));
   return TextAnswer(text);
 }
 
@@ -287,7 +304,8 @@ absl::Status Connection::StartGeneration() {
   auto wake = [weak = weak_from_this(), strand = socket_.get_executor()] {
     asio::post(strand, [weak] {
       const std::shared_ptr<Connection> self = weak.lock();
-      if (self != nullptr && self->exchange_ != nullptr) self->exchange_->OnWake();
+      if (self == nullptr || self->exchange_ == nullptr) return;
+      self->Guard([&] { self->exchange_->OnWake(); });
     });
   };
   AnswerPort& port = *this;
@@ -318,7 +336,7 @@ void Connection::RefuseEarly(const absl::Status& why, bool body_follows) {
 void Connection::SendAnswer(Answer answer) {
   if (state_.draining) keep_alive_ = false;
   state_.observer.OnAnswer(target_ ? RouteName(target_->route) : "none", answer.status);
-  answer_complete_ = true;
+  answer_begun_ = answer_complete_ = true;
   Write(
       AnswerHead(answer, Framing::kLength, answer.body.size(), keep_alive_, state_.options.clock->WallNow()) +
       answer.body);
@@ -326,6 +344,7 @@ void Connection::SendAnswer(Answer answer) {
 
 void Connection::BeginStream(Answer head) {
   state_.observer.OnAnswer(RouteName(target_->route), head.status);
+  answer_begun_ = true;
   chunked_ = parser_->get().version() >= 11;
   if (!chunked_ || state_.draining) keep_alive_ = false;
   Write(AnswerHead(head, chunked_ ? Framing::kChunked : Framing::kUntilClose, 0, keep_alive_,
@@ -363,9 +382,10 @@ void Connection::Write(std::string bytes) {
 }
 
 void Connection::WriteSome() {
-  socket_.async_write_some(
-      asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
-      [self = shared_from_this()](const error_code& error, size_t bytes) { self->OnWritten(error, bytes); });
+  socket_.async_write_some(asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
+                           [self = shared_from_this()](const error_code& error, size_t bytes) {
+                             self->Guard([&] { self->OnWritten(error, bytes); });
+                           });
 }
 
 void Connection::OnWritten(const error_code& error, size_t bytes) {

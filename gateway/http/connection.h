@@ -42,6 +42,10 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   enum class Phase { kHeader, kBody, kAnswering, kDraining, kClosed };
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
 
+  // Runs one handler. What it throws ends this connection alone, with an error answer if none has begun.
+  template <typename Handler>
+  void Guard(const Handler& handler);
+
   // Reading.
   void BeginRequest(absl::Duration limit);
   void Read();
@@ -104,6 +108,7 @@ class Connection : public std::enable_shared_from_this<Connection>, private Answ
   std::string sending_, waiting_;
   size_t sent_ = 0;
   bool writing_ = false;
+  bool answer_begun_ = false;
   bool answer_complete_ = false;
   bool keep_alive_ = true;
   bool chunked_ = false;

@@ -4,18 +4,6 @@
 #include <utility>
 
 namespace tandem::gateway::http {
-namespace {
-
-int64_t SizeOf(const Delta& delta) {
-  int64_t bytes = static_cast<int64_t>(delta.text.size() + delta.tokens.size() * sizeof(DeltaToken));
-  for (const DeltaToken& token : delta.tokens) {
-    bytes += static_cast<int64_t>(token.bytes.size() + token.top.size() * sizeof(DeltaToken::Top));
-    for (const DeltaToken::Top& top : token.top) bytes += static_cast<int64_t>(top.bytes.size());
-  }
-  return bytes;
-}
-
-}  // namespace
 
 bool EventBuffer::WantsWake() { return !std::exchange(waking_, true); }
 

@@ -1,6 +1,7 @@
 #include "gateway/http/generation_fields.h"
 
 #include <charconv>
+#include <span>
 
 #include "common/base/status.h"
 #include "gateway/errors.h"
@@ -17,6 +18,9 @@ bool IsText(const Json& value, std::string_view text) {
 bool IsEmptyArray(const Json& value) { return value.is_array() && value.empty(); }
 bool IsNoneOrAuto(const Json& value) { return IsText(value, "none") || IsText(value, "auto"); }
 bool IsMedium(const Json& value) { return IsText(value, "medium"); }
+bool IsTrue(const Json& value) { return value == true; }
+bool IsFalse(const Json& value) { return value == false; }
+bool IsOne(const Json& value) { return value.is_number() && value == 1; }
 bool IsTextOnly(const Json& value) {
   return value.is_array() && value.size() == 1 && IsText(value[0], "text");
 }
@@ -26,10 +30,11 @@ bool IsTextFormat(const Json& value) {
 bool Never(const Json&) { return false; }
 
 // Fields that would change the answer, and the values that would not: empty, or the API's own default.
-constexpr struct {
+struct UnsupportedField {
   const char* name;
   bool (*is_neutral)(const Json& value);
-} kUnsupported[] = {
+};
+constexpr UnsupportedField kUnsupported[] = {
     {"tools", IsEmptyArray},
     {"functions", IsEmptyArray},
     {"tool_choice", IsNoneOrAuto},
@@ -42,16 +47,58 @@ constexpr struct {
     {"reasoning_effort", IsMedium},
     {"verbosity", IsMedium},
     {"web_search_options", Never},
+    // Of other servers that speak this API: a client that asks for one of them must not get less unnoticed.
+    {"guided_json", Never},
+    {"guided_regex", Never},
+    {"guided_choice", Never},
+    {"guided_grammar", Never},
+    {"structured_outputs", Never},
+    {"structural_tag", Never},
+    {"prompt_logprobs", Never},
+    {"prompt_embeds", Never},
+    {"truncate_prompt_tokens", Never},
+    {"allowed_token_ids", Never},
+    {"bad_words", IsEmptyArray},
+    {"logits_processors", IsEmptyArray},
+    {"documents", IsEmptyArray},
+    {"mm_processor_kwargs", Never},
+    {"use_beam_search", IsFalse},
+    {"early_stopping", IsFalse},
+    {"length_penalty", IsOne},
+    {"include_stop_str_in_output", IsFalse},
+    {"skip_special_tokens", IsTrue},
+    {"spaces_between_special_tokens", IsTrue},
+    {"return_tokens_as_token_ids", IsFalse},
+    {"return_token_ids", IsFalse},
+    {"add_generation_prompt", IsTrue},
+    {"continue_final_message", IsFalse},
 };
 
-constexpr const char* kIgnored[] = {"user",         "metadata",          "store",
-                                    "service_tier", "safety_identifier", "prompt_cache_key"};
+constexpr UnsupportedField kUnsupportedTokenize[] = {
+    {"tools", IsEmptyArray},
+    {"chat_template", Never},
+    {"mm_processor_kwargs", Never},
+    {"add_generation_prompt", IsTrue},
+    {"continue_final_message", IsFalse},
+    {"return_token_strs", IsFalse},
+};
+
+// The last one says how to call tools, of which there are none.
+constexpr const char* kIgnored[] = {"user",
+                                    "metadata",
+                                    "store",
+                                    "service_tier",
+                                    "safety_identifier",
+                                    "prompt_cache_key",
+                                    "parallel_tool_calls"};
 
 void ReadMaxTokens(Fields& fields, GenerationRequest* request) {
   std::optional<int64_t> max_completion_tokens;
   fields.Read("max_tokens", &request->max_tokens);
   fields.Read("max_completion_tokens", &max_completion_tokens);
   if (!max_completion_tokens) return;
+  if (*max_completion_tokens < 1)  // the core knows one name only
+    fields.Fail(error::OutOfRange("max_completion_tokens", "1..context - prompt", *max_completion_tokens));
   if (request->max_tokens && *request->max_tokens != *max_completion_tokens) {
     fields.Fail(error::Invalid("max_completion_tokens",
                                fmt::format("max_completion_tokens ({}) and max_tokens ({}) must be equal",
@@ -84,7 +131,30 @@ void ReadLogitBias(Fields& fields, GenerationRequest* request) {
   }
 }
 
+void RefuseAll(Fields& fields, std::span<const UnsupportedField> unsupported, const std::string& model) {
+  for (const UnsupportedField& field : unsupported) {
+    const Json* value = fields.Find(field.name);
+    if (value != nullptr && !field.is_neutral(*value)) fields.Fail(error::Unsupported(field.name, model));
+  }
+}
+
 }  // namespace
+
+void RefuseUnsupportedTokenize(Fields& fields, const std::string& model) {
+  RefuseAll(fields, kUnsupportedTokenize, model);
+}
+
+void ReadTemplateFlags(Fields& fields, std::map<std::string, bool>* flags) {
+  const Json* arguments = fields.Find("chat_template_kwargs");
+  if (arguments == nullptr) return;
+  if (!arguments->is_object()) return fields.Fail(WrongType("chat_template_kwargs", "an object", *arguments));
+  for (const auto& member : arguments->items()) {
+    if (!member.value().is_boolean())
+      return fields.Fail(WrongType(fmt::format("chat_template_kwargs.{}", EscapedValue(member.key())),
+                                   "true or false", member.value()));
+    (*flags)[member.key()] = member.value().get<bool>();
+  }
+}
 
 void ReadModel(Fields& fields, std::string* model) {
   std::optional<std::string> name;
@@ -133,7 +203,7 @@ void ReadStop(Fields& fields, GenerationRequest* request) {
   }
 }
 
-void ReadStreamFields(Fields& fields, StreamFields* stream) {
+void ReadStreamFields(Fields& fields, const std::string& model, StreamFields* stream) {
   fields.Read("stream", &stream->stream);
   const Json* options = fields.Find("stream_options");
   if (options == nullptr) return;
@@ -143,16 +213,17 @@ void ReadStreamFields(Fields& fields, StreamFields* stream) {
   Fields inner(*options, "stream_options");
   inner.Read("include_usage", &stream->include_usage);
   inner.Read("include_drafts", &stream->include_drafts);
+  inner.Ignore("include_obfuscation");  // there is none
+  const Json* continuous = inner.Find("continuous_usage_stats");
+  if (continuous != nullptr && !IsFalse(*continuous))
+    inner.Fail(error::Unsupported("stream_options.continuous_usage_stats", model));
+  stream->unknown_fields = inner.NumUnknown();
   fields.Fail(inner.status());
 }
 
 void RefuseUnsupported(Fields& fields, const GenerationRequest& request) {
   for (const char* name : kIgnored) fields.Ignore(name);
-  for (const auto& field : kUnsupported) {
-    const Json* value = fields.Find(field.name);
-    if (value != nullptr && !field.is_neutral(*value))
-      fields.Fail(error::Unsupported(field.name, request.model));
-  }
+  RefuseAll(fields, kUnsupported, request.model);
   std::optional<int64_t> best_of;
   fields.Read("best_of", &best_of);
   const int64_t n = request.n.value_or(1);

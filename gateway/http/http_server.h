@@ -20,7 +20,7 @@
 #include "common/base/option_values.h"
 #include "common/rpc/listener.h"
 #include "gateway/admission/generator.h"
-#include "gateway/http/http_observer.h"
+#include "gateway/door_observer.h"
 #include "gateway/limits.h"
 
 namespace tandem::gateway::http {
@@ -43,8 +43,8 @@ class HttpServer {
     int64_t drain_bytes = limits::kEarlyAnswerDrainBytes;
 
     // What one generation may have waiting for a client that reads slowly; and, written whole, in all.
-    int64_t stream_buffer_bytes = 16 << 20;
-    int64_t whole_answer_bytes = 64 << 20;
+    int64_t stream_buffer_bytes = limits::kStreamBufferBytes;
+    int64_t whole_answer_bytes = limits::kWholeAnswerBytes;
     int socket_send_bytes = 128 << 10;  // kernel's send buffer of a connection; 0: the system's choice
 
     bool speculation_metrics = false;  // vLLM's metrics.speculative_decoding in each answer
@@ -60,11 +60,11 @@ class HttpServer {
   // Binds and serves. Borrows `generator` and `observer`. kInvalidArgument for an address beyond this machine
   // without `insecure`, kUnavailable if it cannot listen.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(Options options, Generator& generator,
-                                                           HttpObserver& observer);
+                                                           DoorObserver& observer);
   // The same on a socket that was bound earlier; Options::listen is not looked at.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(Options options,
                                                            std::unique_ptr<rpc::Listener> listener,
-                                                           Generator& generator, HttpObserver& observer);
+                                                           Generator& generator, DoorObserver& observer);
   // Shutdown without patience.
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;

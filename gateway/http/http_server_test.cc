@@ -101,6 +101,26 @@ TEST_F(HttpDoorTest, ErrorsOfTheCoreKeepTheirHeaders) {
   EXPECT_NE(answer.find("x-should-retry: false\r\n"), std::string::npos);
 }
 
+TEST_F(HttpDoorTest, NothingThatIsThrownLeavesTheDoor) {
+  StartServer();
+  const std::vector<std::function<void()>> throws = {[] { throw std::bad_alloc(); },
+                                                     [] { throw std::runtime_error("x"); }, [] { throw 7; }};
+  for (const auto& thrown : throws) {
+    generator_.before = thrown;
+    for (const std::string& request :
+         {Post("/v1/chat/completions", kChat), Post("/tokenize", R"({"model":"tiny","prompt":"a"})")}) {
+      const std::string answer = Ask(request);
+      EXPECT_EQ(StatusOf(answer), 500);
+      EXPECT_NE(answer.find("x-should-retry: false\r\n"), std::string::npos) << answer;
+      EXPECT_NE(answer.find("internal error, request r1"), std::string::npos) << answer;
+    }
+    generator_.before = [] {};
+    EXPECT_EQ(StatusOf(Ask(Post("/v1/chat/completions", kChat))), 200);
+  }
+  EXPECT_EQ(observer_.refused, 6);
+  EXPECT_EQ(server_->open_streams(), 0);
+}
+
 TEST_F(HttpDoorTest, PipelinedRequestsAreAnsweredInOrder) {
   StartServer();
   RawClient client(server_->address());

@@ -111,18 +111,6 @@ absl::Status ParsePrompt(const Json& prompt, GenerationRequest* request) {
   return absl::OkStatus();
 }
 
-void ReadTemplateArguments(Fields& fields, GenerationRequest* request) {
-  const Json* arguments = fields.Find("chat_template_kwargs");
-  if (arguments == nullptr) return;
-  if (!arguments->is_object()) return fields.Fail(WrongType("chat_template_kwargs", "an object", *arguments));
-  for (const auto& member : arguments->items()) {
-    if (!member.value().is_boolean())
-      return fields.Fail(WrongType(fmt::format("chat_template_kwargs.{}", EscapedValue(member.key())),
-                                   "true or false", member.value()));
-    request->chat_template_kwargs[member.key()] = member.value().get<bool>();
-  }
-}
-
 absl::Status CheckNumLogprobs(std::string_view name, int64_t value, int limit) {
   if (value < 0 || value > limit) return error::OutOfRange(name, fmt::format("0..{}", limit), value);
   return absl::OkStatus();
@@ -133,10 +121,11 @@ absl::Status ReadCommon(Fields& fields, ParsedGeneration* parsed) {
   ReadSamplingFields(fields, &parsed->request);
   ReadStop(fields, &parsed->request);
   StreamFields stream;
-  ReadStreamFields(fields, &stream);
+  ReadStreamFields(fields, parsed->request.model, &stream);
   parsed->stream = stream.stream;
   parsed->include_usage = stream.include_usage;
   parsed->include_drafts = stream.include_drafts;
+  parsed->unknown_fields += stream.unknown_fields;
   RefuseUnsupported(fields, parsed->request);
   parsed->unknown_fields += fields.NumUnknown();
   return fields.status();
@@ -150,11 +139,13 @@ absl::StatusOr<ParsedGeneration> ParseChatRequest(const Json& body) {
   request.api = "chat";
   Fields fields(body);
   ReadModel(fields, &request.model);
-  ReadTemplateArguments(fields, &request);
-  bool logprobs = false;
+  ReadTemplateFlags(fields, &request.chat_template_kwargs);
+  bool logprobs = false, echo = false;
   std::optional<int64_t> top_logprobs;
   fields.Read("logprobs", &logprobs);
   fields.Read("top_logprobs", &top_logprobs);
+  fields.Read("echo", &echo);  // other servers have it for chats, too
+  if (echo) fields.Fail(error::Unsupported("echo", request.model));
   const Json* messages = fields.Find("messages");
   RETURN_IF_ERROR(ReadCommon(fields, &parsed));
 
@@ -194,16 +185,19 @@ absl::StatusOr<ParsedGeneration> ParseCompletionRequest(const Json& body) {
 
 absl::StatusOr<ParsedTokenize> ParseTokenizeRequest(const Json& body) {
   ParsedTokenize parsed;
+  TokenizeRequest& request = parsed.request;
   Fields fields(body);
-  ReadModel(fields, &parsed.model);
-  fields.Read("prompt", &parsed.text);
+  ReadModel(fields, &request.model);
+  fields.Read("prompt", &request.text);
   const Json* messages = fields.Find("messages");
+  ReadTemplateFlags(fields, &request.chat_template_kwargs);
+  RefuseUnsupportedTokenize(fields, request.model);
   RETURN_IF_ERROR(fields.status());
-  if (messages != nullptr && parsed.text)
+  if (messages != nullptr && request.text)
     return error::Invalid("messages", "only one of prompt and messages may be given");
-  if (messages == nullptr && !parsed.text) return error::Required("prompt");
+  if (messages == nullptr && !request.text) return error::Required("prompt");
   if (messages != nullptr) {
-    ASSIGN_OR_RETURN(parsed.messages, ParseMessages(*messages, parsed.model, &parsed.unknown_fields));
+    ASSIGN_OR_RETURN(request.messages, ParseMessages(*messages, request.model, &parsed.unknown_fields));
   }
   parsed.unknown_fields += fields.NumUnknown();
   return parsed;

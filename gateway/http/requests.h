@@ -28,9 +28,7 @@ absl::StatusOr<ParsedGeneration> ParseCompletionRequest(const nlohmann::ordered_
 
 // POST /tokenize: exactly one of "prompt" (text) and "messages".
 struct ParsedTokenize {
-  std::string model;
-  std::optional<std::string> text;
-  std::optional<nlohmann::ordered_json> messages;
+  TokenizeRequest request;
   int unknown_fields = 0;
 };
 absl::StatusOr<ParsedTokenize> ParseTokenizeRequest(const nlohmann::ordered_json& body);

@@ -11,7 +11,7 @@ namespace tandem::gateway::http {
 struct ServerState {
   const HttpServer::Options options;
   Generator& generator;
-  HttpObserver& observer;
+  DoorObserver& observer;
   // Called once by each connection, on its strand, when it has closed.
   std::function<void(int64_t id)> on_closed;
   std::atomic<bool> draining = false;

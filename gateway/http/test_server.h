@@ -28,8 +28,10 @@ class FakeGenerator : public Generator {
   bool by_hand = false;  // the test sends the events itself
   absl::Status refuse = absl::OkStatus();
   bool is_ready = true;
+  std::function<void()> before = [] {};  // each call; may throw
 
   absl::StatusOr<std::unique_ptr<Generation>> Start(GenerationRequest request, EventSink& sink) override {
+    before();
     if (!refuse.ok()) return refuse;
     if (request.model != "tiny") return error::ModelNotFound(request.model);
     {
@@ -43,13 +45,14 @@ class FakeGenerator : public Generator {
     return generation;
   }
 
-  absl::StatusOr<std::vector<int32_t>> Tokenize(const std::string&, const std::optional<std::string>& text,
-                                                const std::optional<nlohmann::ordered_json>&) override {
-    return std::vector<int32_t>{1, 2, static_cast<int32_t>(text.value_or("").size())};
+  absl::StatusOr<std::vector<int32_t>> Tokenize(const TokenizeRequest& request) override {
+    before();
+    return std::vector<int32_t>{1, 2, static_cast<int32_t>(request.text.value_or("").size())};
   }
-  absl::StatusOr<std::string> Detokenize(const std::string&, const std::vector<int64_t>& ids) override {
+  absl::StatusOr<std::string> Detokenize(const std::string&, const char* param,
+                                         const std::vector<int64_t>& ids) override {
     for (const int64_t id : ids) {
-      if (id < 0 || id >= 100) return error::OutOfRange("tokens", "0..99", id);
+      if (id < 0 || id >= 100) return error::OutOfRange(param, "0..99", id);
     }
     return std::string("a\"b");
   }
@@ -121,7 +124,7 @@ class FakeGenerator : public Generator {
   GenerationRequest last_;
 };
 
-struct CountingObserver : HttpObserver {
+struct CountingObserver : DoorObserver {
   void OnUnknownFields(int count) override { unknown_fields += count; }
   void OnWriteStall() override { ++write_stalls; }
   void OnRefused(const char*, const absl::Status&) override { ++refused; }

@@ -123,12 +123,7 @@ void GatewayTelemetry::OnRejected(std::string_view api, const absl::Status& why)
   const auto counter = requests_total_.find(
       {std::string(api), std::string(absl::StatusCodeToString(why.code())), std::string()});
   if (counter != requests_total_.end()) counter->second->Increment();
-  if (api != "grpc") return;  // the HTTP door tells of everything it refuses, these included
-  rejected_[ErrorReasonName(ReasonOf(why))].Increment();
-  log_.Info("request refused", {{"api", api},
-                                {"code", absl::StatusCodeToString(why.code())},
-                                {"reason", ErrorReasonName(ReasonOf(why))},
-                                {"param", ParamOf(why)}});
+  // The rest comes through OnRefused: doors tell of everything they refuse, these included.
 }
 
 void GatewayTelemetry::OnRefused(const char* route, const absl::Status& why) {

@@ -15,12 +15,12 @@
 #include "common/telemetry/logs.h"
 #include "common/telemetry/metrics.h"
 #include "gateway/admission/observer.h"
-#include "gateway/http/http_observer.h"
+#include "gateway/door_observer.h"
 
 namespace tandem::gateway {
 
 // Thread-safe. Borrows metrics and log.
-class GatewayTelemetry : public Observer, public http::HttpObserver {
+class GatewayTelemetry : public Observer, public DoorObserver {
  public:
   // `model_name` labels every series of the model.
   GatewayTelemetry(telemetry::Metrics& metrics, telemetry::Logger& log, const std::string& model_name);

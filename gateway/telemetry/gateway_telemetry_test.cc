@@ -177,6 +177,8 @@ TEST_F(GatewayTelemetryTest, ARefusalIsCountedOnceWhicheverDoorItCameThrough) {
   EXPECT_EQ(Value("requests_rejected_total", {queue_full}), 1);
   telemetry_->OnRejected("grpc", full);
   EXPECT_EQ(Value("requests_rejected_total", {queue_full}), 2);
+  EXPECT_EQ(Value("requests_rejected_total", {queue_full}), 1);
+  telemetry_->OnRefused("grpc", full);
   EXPECT_EQ(Value("requests_total", {R"(api="chat")", R"(code="RESOURCE_EXHAUSTED")"}), 1);
   EXPECT_EQ(Value("requests_total", {R"(api="grpc")", R"(code="RESOURCE_EXHAUSTED")"}), 1);
   EXPECT_THAT(Logged(), SizeIs(2));
