@@ -1,6 +1,6 @@
 #include "gateway/gateway_process.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <dlfcn.h>
 
 #include <atomic>
 #include <filesystem>
@@ -39,6 +39,14 @@ std::vector<rpc::CallMetrics::Method> GenerationMethods() {
           {"/tandem.v1.Generation/Tokenize", {StatusCode::INVALID_ARGUMENT}},
           {"/tandem.v1.Generation/Detokenize", {StatusCode::INVALID_ARGUMENT}},
           {"/tandem.v1.Generation/ListModels", {}}};
+}
+
+// The library registers itself with every server of its process, whether one asks it to or not. So it is not
+// linked, but loaded on demand.
+absl::Status LoadReflection() {
+  constexpr char kLibrary[] = "libgrpc++_reflection.so.1.51";
+  if (dlopen(kLibrary, RTLD_NOW | RTLD_GLOBAL) != nullptr) return absl::OkStatus();
+  return Unavailable("--grpc-reflection: {}", dlerror());
 }
 
 }  // namespace
@@ -101,7 +109,7 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
   server.max_idle = limits::kGrpcIdle;
   server.max_age = limits::kGrpcAge;
   server.max_age_grace = limits::kGrpcGrace;
-  if (options_.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  if (options_.reflection) RETURN_IF_ERROR(LoadReflection());
   ASSIGN_OR_RETURN(grpc_server_, rpc::RpcServer::Start(server, std::move(listener), {service_.get()}, health_,
                                                        {.on_exhausted = [this] { telemetry_.OnExhausted(); },
                                                         .calls = &calls_,
