@@ -6,6 +6,8 @@
 
 namespace tandem::gateway {
 
+constexpr int64_t kMaxMemory = int64_t{1} << 50;
+
 void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
   const absl::Duration kHour = absl::Hours(1);
   parser.AddAddressList("verifier", &options->verifiers, "address of a verifier; repeat for replicas");
@@ -25,12 +27,15 @@ void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
   parser.AddDuration(
       "max-queue-wait", &options->max_queue_wait, absl::ZeroDuration(), 24 * kHour,
       "refuse requests that would probably wait longer for their turn; 0: when the queue is full");
-  parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), kHour,
-                     "after SIGTERM: not ready, but still serving, so that balancers can turn away");
   parser.AddDuration("write-stall", &options->write_stall, absl::Seconds(1), kHour,
                      "give up a client that takes nothing of its answer for so long");
+  parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), kHour,
+                     "after SIGTERM: not ready, but still serving, so that balancers can turn away");
   parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), kHour,
                      "then: how long running requests may take to end");
+  parser.AddBytes(
+      "memory-limit", &options->memory_limit, 0, kMaxMemory,
+      "refuse requests from 90 % of these on; 0: the machine's memory, or its control group's limit");
   parser.AddChoice("per-request-spec-decode-metrics", &options->spec_decode_metrics, {"off", "summary"},
                    "summary: acceptance of each request's drafts in the HTTP answer's metrics, as vLLM's");
   parser.AddFlag("grpc-reflection", &options->reflection, "serve gRPC reflection");

@@ -95,6 +95,7 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
   core.lost_verifier_wait = options_.verifier_wait;
   core.max_predicted_wait = options_.max_queue_wait;
   core.on_verifiers_ready = [this](bool any) { readiness_.SetVerifiersReady(any); };
+  core.memory_limit_bytes = options_.memory_limit > 0 ? options_.memory_limit : rpc::MemoryLimitBytes();
   ASSIGN_OR_RETURN(core_,
                    Core::Create(core, std::move(model), std::move(verifiers), Clock::Real(), telemetry_));
 

@@ -58,6 +58,7 @@ inline constexpr absl::Duration kSsePing = absl::Seconds(15);
 inline constexpr int kQueuePerSequenceSlot = 4;  // x sequences that the verifiers hold at once
 inline constexpr int kMinQueue = 64;
 inline constexpr absl::Duration kPredictedWait = absl::Seconds(10);
+inline constexpr double kMemoryShare = 0.9;                            // in use: new requests are refused
 inline constexpr int kRequestsPerKey = 256;                            // waiting and running
 inline constexpr absl::Duration kRequestDeadline = absl::Minutes(10);  // also caps what a client asks for
 
@@ -84,9 +85,9 @@ inline constexpr absl::Duration kGrpcIdle = absl::Minutes(5);
 inline constexpr absl::Duration kGrpcAge = absl::Minutes(30);
 inline constexpr absl::Duration kGrpcGrace = absl::Minutes(10);
 inline constexpr absl::Duration kWriteStall = absl::Seconds(30);
-inline constexpr int kMetricsThreads = 8;
 inline constexpr int64_t kStreamBufferBytes = 16 << 20;  // waiting for one request's slow client
 inline constexpr int64_t kWholeAnswerBytes = 64 << 20;
+inline constexpr int kMetricsThreads = 8;
 inline constexpr absl::Duration kMetricsTimeout = absl::Milliseconds(1500);
 
 // --- Stop

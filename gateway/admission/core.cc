@@ -180,8 +180,16 @@ absl::StatusOr<std::unique_ptr<Generation>> Core::Start(GenerationRequest reques
   return generation;
 }
 
+absl::Status Core::CheckMemory() const {
+  if (options_.memory_limit_bytes == 0) return absl::OkStatus();
+  const double share =
+      static_cast<double>(options_.resident_bytes()) / static_cast<double>(options_.memory_limit_bytes);
+  return share < limits::kMemoryShare ? absl::OkStatus() : error::OutOfMemory(limits::kMinRetryAfter);
+}
+
 absl::StatusOr<Submission> Core::Prepare(GenerationRequest& request) {
   if (door_.draining()) return error::Draining(limits::kDrainDelay);
+  RETURN_IF_ERROR(CheckMemory());
   const ModelFacts model = facts();
   Submission submission;
   submission.received = clock_.Now();

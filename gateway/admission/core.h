@@ -22,6 +22,7 @@
 #include "gateway/admission/event_loop.h"
 #include "gateway/admission/generator.h"
 #include "gateway/admission/model_text.h"
+#include "gateway/admission/resident_bytes.h"
 #include "gateway/admission/validate_request.h"
 
 namespace tandem::gateway {
@@ -35,6 +36,9 @@ struct CoreOptions {
   // (queue_pace.h); zero: only a full queue refuses. Raise it where requests run for minutes and clients are
   // patient.
   absl::Duration max_predicted_wait = limits::kPredictedWait;
+  // Refuse requests while the process holds limits::kMemoryShare of these; 0: never.
+  int64_t memory_limit_bytes = 0;
+  std::function<int64_t()> resident_bytes = ResidentBytes;
   // See BatcherOptions.
   int32_t prefill_token_budget = 0;
   absl::Duration lost_verifier_wait = limits::kLostVerifierWait;
@@ -77,18 +81,19 @@ class Core : public Generator {
        const Clock& clock, Observer& observer);
   void Publish();
   ModelFacts facts() const;
+  absl::Status CheckMemory() const;
   absl::StatusOr<Submission> Prepare(GenerationRequest& request);
   absl::StatusOr<std::vector<Submission::Prompt>> EncodePrompts(const GenerationRequest& request,
                                                                 const CheckedRequest& params,
                                                                 const ModelFacts& model);
+  absl::StatusOr<std::vector<int32_t>> EncodeMessages(const nlohmann::ordered_json& messages,
+                                                      const std::map<std::string, bool>& flags,
+                                                      const ModelFacts& model) const;
   std::string DetokenizeIds(const std::vector<int32_t>& ids) const;
 
   const CoreOptions options_;
   const ModelText text_;
   const Clock& clock_;
-  absl::StatusOr<std::vector<int32_t>> EncodeMessages(const nlohmann::ordered_json& messages,
-                                                      const std::map<std::string, bool>& flags,
-                                                      const ModelFacts& model) const;
   Observer& observer_;
 
   QueueDoor door_;

@@ -364,7 +364,28 @@ TEST_F(CoreTest, TokenizeAndDetokenizeCheckWhatTheyGet) {
   EXPECT_EQ(reason({"bytes", std::string(5000, 'x'), {}}), ErrorReason::kTooLong);
   EXPECT_EQ(reason({"bytes", "ab", {}, {{"nobody_listed_it", true}}}), ErrorReason::kUnsupported);
   const auto messages = nlohmann::ordered_json::parse(R"([{"role":"user","content":"x"}])");
-  EXPECT_EQ(ReasonOf(core_->Tokenize("bytes", std::nullopt, messages).status()), ErrorReason::kUnsupported);
+  EXPECT_EQ(reason({"bytes", {}, messages}), ErrorReason::kUnsupported);
+  const absl::Status bad_id = core_->Detokenize("bytes", "tokens", {kFakeVocab}).status();
+  EXPECT_EQ(ReasonOf(bad_id), ErrorReason::kValidation);
+  EXPECT_EQ(ParamOf(bad_id), "tokens");
+  const std::vector<int64_t> many(static_cast<size_t>(core_->model_info().max_model_len) + 1, 'a');
+  EXPECT_EQ(ReasonOf(core_->Detokenize("bytes", "tokens", many).status()), ErrorReason::kValidation);
+}
+
+TEST_F(CoreTest, ShedsAtNineTenthsOfMemory) {
+  CoreOptions options;
+  options.memory_limit_bytes = 1000;
+  std::atomic<int64_t> resident = 899;
+  options.resident_bytes = [&] { return resident.load(); };
+  Create({{}}, clock_, options);
+  RecordingSink sink;
+  EXPECT_TRUE(core_->Start(Ask("x", 5, 1), sink).ok());
+  resident = 900;
+  const absl::Status refused = core_->Start(Ask("x", 5, 1), sink).status();
+  EXPECT_EQ(ReasonOf(refused), ErrorReason::kMemory);
+  EXPECT_TRUE(RetryAfterOf(refused).has_value());
+  resident = 800;
+  EXPECT_TRUE(core_->Start(Ask("x", 5, 1), sink).ok());
 }
 
 }  // namespace
