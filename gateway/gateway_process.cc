@@ -71,6 +71,7 @@ GatewayProcess::GatewayProcess(const GatewayOptions& options, const std::string&
       metrics_(kProgram),
       telemetry_(metrics_, log_, model_name),
       calls_(metrics_, GenerationMethods()),
+      unknown_methods_(telemetry_),
       health_({"tandem.v1.Generation"}),
       readiness_([this](bool ready) { health_.SetReady(ready); }, limits::kNoVerifierWait, Clock::Real()) {
   rpc::SetGrpcLogger(&log_);
@@ -79,12 +80,12 @@ GatewayProcess::GatewayProcess(const GatewayOptions& options, const std::string&
 GatewayProcess::~GatewayProcess() { rpc::SetGrpcLogger(nullptr); }
 
 absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<VerifierLink>> verifiers) {
-      unknown_methods_(telemetry_),
   ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> listener,
                    rpc::Listener::Bind(options_.grpc, options_.insecure));
   ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> http_listener,
                    rpc::Listener::Bind(options_.http, options_.insecure));
   ASSIGN_OR_RETURN(metrics_server_, telemetry::MetricsServer::Start(options_.metrics, metrics_));
+  ReportLoad(model);
   CoreOptions core;
   core.model_id = model_name_;
   if (options_.served_model_names.size() > 1) {
@@ -94,8 +95,8 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
   core.request_deadline = options_.request_timeout;
   core.lost_verifier_wait = options_.verifier_wait;
   core.max_predicted_wait = options_.max_queue_wait;
-  core.on_verifiers_ready = [this](bool any) { readiness_.SetVerifiersReady(any); };
   core.memory_limit_bytes = options_.memory_limit > 0 ? options_.memory_limit : rpc::MemoryLimitBytes();
+  core.on_verifiers_ready = [this](bool any) { readiness_.SetVerifiersReady(any); };
   ASSIGN_OR_RETURN(core_,
                    Core::Create(core, std::move(model), std::move(verifiers), Clock::Real(), telemetry_));
 
@@ -116,6 +117,7 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
                                                         .calls = &calls_,
                                                         .unknown_methods = &unknown_methods_}));
   http::HttpServer::Options http;
+  http.write_stall = options_.write_stall;
   http.speculation_metrics = options_.spec_decode_metrics == "summary";
   http.is_live = [this] { return health_.live(); };
   http.is_ready = [this] { return !stopping_; };
@@ -126,7 +128,6 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
 
 std::string GatewayProcess::ListeningLine() const {
   return fmt::format("listening http={} grpc={} metrics={}", http_server_->address().ToString(),
-  http.write_stall = options_.write_stall;
                      grpc_server_->address().ToString(), metrics_server_->address().ToString());
 }
 
@@ -148,6 +149,17 @@ void GatewayProcess::Stop() {
   metrics_server_.reset();
   core_.reset();
   log_.Info("stopped", {{"drained", idle}});
+}
+
+void GatewayProcess::ReportLoad(const ModelText& model) {
+  metrics_.AddGauge("model_load_bytes", "Vocabulary and chat template")
+      .Set(static_cast<double>(model.load_bytes));
+  metrics_.AddGauge("model_load_seconds", "Time to read tokenizer and chat template")
+      .Set(absl::ToDoubleSeconds(model.load_time));
+  metrics_
+      .AddGauge("model_info", "Always 1; the labels say what is served",
+                {{"model_name", model_name_}, {"tokenizer_hash", model.tokenizer->hash()}})
+      .Set(1);
 }
 
 void GatewayProcess::AddGauges() {

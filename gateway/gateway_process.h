@@ -55,6 +55,7 @@ class GatewayProcess {
   const Address& metrics_address() const { return metrics_server_->address(); }
 
  private:
+  void ReportLoad(const ModelText& model);
   void AddGauges();
 
   const GatewayOptions& options_;
@@ -63,8 +64,8 @@ class GatewayProcess {
   telemetry::Metrics metrics_;
   GatewayTelemetry telemetry_;
   rpc::CallMetrics calls_;
-  telemetry::Health health_;
   UnknownMethods unknown_methods_;
+  telemetry::Health health_;
   Readiness readiness_;
   std::atomic<bool> stopping_{false};
   std::unique_ptr<Core> core_;

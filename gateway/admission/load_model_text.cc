@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "absl/time/clock.h"
 #include "common/base/status.h"
 #include "common/formats/checkpoint.h"
 #include "gateway/admission/model_text.h"
@@ -20,6 +21,7 @@ absl::Time FileTime(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<ModelText> LoadModelText(const std::string& path) {
+  const absl::Time begin = absl::Now();
   ASSIGN_OR_RETURN(const auto checkpoint, formats::Checkpoint::Open(path));
   ASSIGN_OR_RETURN(const formats::Checkpoint::TextSources sources, checkpoint->ReadTextSources());
   ModelText model;
@@ -44,6 +46,10 @@ absl::StatusOr<ModelText> LoadModelText(const std::string& path) {
   model.max_position = static_cast<int32_t>(config.max_position);
   model.eos_token_ids = config.eos_token_ids;
   model.created = FileTime(path);
+  model.load_bytes = static_cast<int64_t>(sources.chat_template.size());
+  for (int32_t id = 0; id < model.tokenizer->vocab_size(); ++id)
+    model.load_bytes += static_cast<int64_t>(model.tokenizer->TokenBytes(id).size());
+  model.load_time = absl::Now() - begin;
   return model;
 }
 

@@ -19,7 +19,9 @@ struct ModelText {
   int32_t vocab_size = 0;                             // rows of the embedding, >= the tokenizer's
   int32_t max_position = 0;                           // context the model was trained for
   std::vector<int32_t> eos_token_ids;
-  absl::Time created;  // of the files
+  absl::Time created;      // of the files
+  int64_t load_bytes = 0;  // vocabulary and chat template
+  absl::Duration load_time;
 };
 
 // `path` is a Hugging Face directory or a GGUF file. Errors name the file and what is wrong with it.

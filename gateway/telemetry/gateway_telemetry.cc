@@ -43,8 +43,9 @@ GatewayTelemetry::GatewayTelemetry(telemetry::Metrics& metrics, telemetry::Logge
       log_(log),
       labels_{{"model_name", model_name}},
       accepted_(metrics.AddCounter("requests_accepted_total", "Requests taken into the queue", labels_)),
-      rejected_(metrics.AddCounters("requests_rejected_total", "Requests refused before they started",
-                                    "reason", ReasonNames(), labels_)),
+      rejected_(metrics.AddCounters("requests_rejected_total",
+                                    "Requests that ended with an error before their first token", "reason",
+                                    ReasonNames(), labels_)),
       failovers_(metrics.AddCounters("failovers_total", "Sequences that lost their verifier", "outcome",
                                      {"resumed", "lost"}, labels_)),
       handshake_failures_(metrics.AddCounters("handshake_failures_total",
@@ -64,6 +65,9 @@ GatewayTelemetry::GatewayTelemetry(telemetry::Metrics& metrics, telemetry::Logge
           metrics.AddCounter("write_stalls_total", "Streams ended because the client did not read", labels_)),
       stale_messages_(metrics.AddCounter("stale_messages_total", "Report entries of an older epoch, dropped",
                                          {{"stream", "run"}})),
+      out_of_sync_(metrics.AddCounter("out_of_sync_total",
+                                      "Reports that do not continue what the gateway has of a sequence",
+                                      {{"stream", "run"}})),
       exhausted_(
           metrics.AddCounter("emfile_total", "Connections delayed or refused for want of descriptors")),
       waiting_(metrics.AddGauge("requests_waiting", "Choices in the queue", labels_)),
@@ -141,6 +145,9 @@ void GatewayTelemetry::OnRequestEnd(const RequestSummary& summary) {
   if (counter != requests_total_.end()) counter->second->Increment();
   prompt_tokens_.Increment(static_cast<double>(summary.prompt_tokens));
   cached_prompt_tokens_.Increment(static_cast<double>(summary.cached_prompt_tokens));
+  // What ends a request before its first token has refused it as well, only later.
+  if (!summary.status.ok() && summary.output_tokens == 0)
+    rejected_[ErrorReasonName(ReasonOf(summary.status))].Increment();
   request_duration_.Observe(absl::ToDoubleSeconds(summary.duration));
   queue_time_.Observe(absl::ToDoubleSeconds(summary.queue_time));
   request_prompt_tokens_.Observe(static_cast<double>(summary.prompt_tokens));
@@ -217,6 +224,8 @@ void GatewayTelemetry::OnHandshakeFailure(int, const char* field) {
 }
 void GatewayTelemetry::OnProtocolError(int, const char* check) {
   protocol_errors_[OrOther(kReportChecks, check)].Increment();
+  const std::string_view name = check;
+  if (name == "gap" || name == "repeat") out_of_sync_.Increment();
 }
 void GatewayTelemetry::OnStaleMessage() { stale_messages_.Increment(); }
 

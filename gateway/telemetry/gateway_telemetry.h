@@ -57,7 +57,7 @@ class GatewayTelemetry : public Observer, public DoorObserver {
   prometheus::Counter& accepted_;
   telemetry::Labelled<prometheus::Counter> rejected_, failovers_, handshake_failures_, protocol_errors_;
   prometheus::Counter &prompt_tokens_, &cached_prompt_tokens_, &generation_tokens_, &preemptions_,
-      &unknown_field_, &write_stalls_, &stale_messages_, &exhausted_;
+      &unknown_field_, &write_stalls_, &stale_messages_, &out_of_sync_, &exhausted_;
   prometheus::Gauge &waiting_, &running_, &waiting_tokens_, &kv_usage_, &http_connections_;
   telemetry::Labelled<prometheus::Gauge> verifiers_;
   prometheus::Histogram &time_to_first_token_, &time_per_output_token_, &inter_token_latency_,

@@ -158,6 +158,7 @@ TEST_F(GatewayTelemetryTest, ARequestWithoutOutputLeavesTheTimesOfTokensAlone) {
   summary.queue_time = summary.duration = absl::Seconds(3);
   telemetry_->OnRequestEnd(summary);
   EXPECT_EQ(Value("requests_total", {R"(api="grpc")", R"(code="UNAVAILABLE")"}), 1);
+  EXPECT_EQ(Value("requests_rejected_total", {R"(reason="no_backend")"}), 1) << "it has had no token";
   EXPECT_EQ(Value("request_duration_seconds_count"), 1);
   EXPECT_EQ(Value("queue_time_seconds_count"), 1);
   for (const char* name : {"time_to_first_token_seconds_count", "time_per_output_token_seconds_count",
@@ -176,9 +177,9 @@ TEST_F(GatewayTelemetryTest, ARefusalIsCountedOnceWhicheverDoorItCameThrough) {
   telemetry_->OnRefused("chat", full);
   EXPECT_EQ(Value("requests_rejected_total", {queue_full}), 1);
   telemetry_->OnRejected("grpc", full);
-  EXPECT_EQ(Value("requests_rejected_total", {queue_full}), 2);
   EXPECT_EQ(Value("requests_rejected_total", {queue_full}), 1);
   telemetry_->OnRefused("grpc", full);
+  EXPECT_EQ(Value("requests_rejected_total", {queue_full}), 2);
   EXPECT_EQ(Value("requests_total", {R"(api="chat")", R"(code="RESOURCE_EXHAUSTED")"}), 1);
   EXPECT_EQ(Value("requests_total", {R"(api="grpc")", R"(code="RESOURCE_EXHAUSTED")"}), 1);
   EXPECT_THAT(Logged(), SizeIs(2));
@@ -221,6 +222,7 @@ TEST_F(GatewayTelemetryTest, ValuesThatAPeerChoosesBecomeOther) {
   EXPECT_EQ(Value("handshake_failures_total", {R"(field="other")"}), 1);
   EXPECT_EQ(Value("protocol_errors_total", {R"(check="gap")", R"(peer="verifier")"}), 1);
   EXPECT_EQ(Value("protocol_errors_total", {R"(check="other")"}), 1);
+  EXPECT_EQ(Value("out_of_sync_total", {R"(stream="run")"}), 1) << "the gap";
   EXPECT_THAT(metrics_.Scrape(), ::testing::Not(HasSubstr("tomorrow")));
 }
 
