@@ -78,6 +78,18 @@ def test_tokenize_and_detokenize(stub, protos):
     assert text.text == "héllo"
 
 
+def test_tokenize_takes_the_flags_that_the_operator_lists(stub, protos):
+    m = protos.generation
+    conversation = m.Conversation(messages=[m.Message(role="user", content=EXAMPLES[0]["user"])])
+    flags = m.TokenizeRequest(model="default", conversation=conversation, chat_template_kwargs={"enable_thinking": True})
+    assert list(stub.Tokenize(flags, timeout=10).token_ids) == EXAMPLES[0]["prompt_ids"]
+    flags.chat_template_kwargs["odd"] = True
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.Tokenize(flags, timeout=10)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "chat_template_kwargs.odd" in raised.value.details()
+
+
 def test_list_models_names_the_fingerprint(stub, protos):
     models = stub.ListModels(protos.generation.ListModelsRequest(), timeout=10).models
     assert len(models) == 1

@@ -1,11 +1,13 @@
 """The official `openai` client, unchanged, against gateway and verifier on the small trained model."""
 
 import math
+import subprocess
 
 import openai
 import pytest
 
-from harness.paths import golden_json, trained_config
+from harness import http
+from harness.paths import binary, golden_json, trained_config
 
 VOCABULARY, CONTEXT = trained_config()["vocab_size"], trained_config()["max_position_embeddings"]
 EXAMPLES = golden_json("drafters/trained_pair/greedy_examples.json")
@@ -17,7 +19,26 @@ STORY = [{"role": "user", "content": "Tell me a story about a red fox."}]
 
 @pytest.fixture(scope="module")
 def client(trained):
-    return openai.OpenAI(base_url=f"http://{trained.http}/v1", api_key="any", max_retries=0, timeout=60)
+    """The client with its own type checks on: every answer and event of these tests has to pass them."""
+    with openai.OpenAI(base_url=f"http://{trained.http}/v1", api_key="any", max_retries=0, timeout=60,
+                       _strict_response_validation=True) as strict:
+        yield strict
+
+
+def stream_completion(client, prompt, **fields):
+    """The events of a streamed completion, checked.
+
+    The client's types know no finish_reason null, with which OpenAI's own events come, too: there, and only there, the
+    check is made with another value in its place.
+    """
+    lenient = openai.OpenAI(base_url=client.base_url, api_key="any", max_retries=0, timeout=60)
+    chunks = list(complete(lenient, prompt, stream=True, **fields))
+    for chunk in chunks:
+        value = chunk.to_dict()
+        for choice in value["choices"]:
+            choice["finish_reason"] = choice["finish_reason"] or "stop"
+        openai.types.Completion.model_validate(value)
+    return chunks
 
 
 def chat(client, messages=MESSAGES, **fields):
@@ -129,7 +150,7 @@ def test_completion_default_is_16_tokens(client):
 
 
 def test_completion_streams(client):
-    chunks = list(complete(client, EXAMPLES[0]["prompt_ids"], max_tokens=200, stream=True))
+    chunks = stream_completion(client, EXAMPLES[0]["prompt_ids"], max_tokens=200)
     assert "".join(chunk.choices[0].text for chunk in chunks) == GREEDY
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["stop"]
 
@@ -320,6 +341,77 @@ def test_an_unknown_model_raises_not_found(client):
     assert raised.value.code == "model_not_found"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-9")
+
+
+def test_models_say_what_they_can(client):
+    model = client.models.list().data[0].to_dict()
+    assert model["max_model_len"] == CONTEXT
+    assert {"chat", "completions", "logprobs", "streaming", "tokenize"} <= set(model["capabilities"])
+    assert client.models.retrieve("default").id == model["id"]
+
+
+def test_echo_puts_the_prompt_before_the_text(client):
+    prompt = "1 2 3 4"
+    plain = complete(client, prompt, max_tokens=8).choices[0].text
+    assert complete(client, prompt, max_tokens=8, echo=True).choices[0].text == prompt + plain
+    assert complete(client, list(prompt.encode()), max_tokens=8, echo=True).choices[0].text == prompt + plain
+    several = complete(client, [prompt, "A story"], n=2, max_tokens=4, echo=True)
+    assert [choice.text[:7] for choice in several.choices] == [prompt, prompt, "A story", "A story"]
+    chunks = stream_completion(client, prompt, max_tokens=8, echo=True)
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == prompt + plain
+    with pytest.raises(openai.BadRequestError) as raised:
+        complete(client, prompt, echo=True, logprobs=1)
+    assert raised.value.param == "echo" and raised.value.code == "unsupported_value"
+
+
+def test_filters_that_leave_one_token_are_greedy(client):
+    for extra in ({"top_k": 1}, {"min_p": 1.0}, {"top_k": 1, "min_p": 0.5, "priority": 4}):
+        assert text_of(chat(client, temperature=1.5, seed=3, extra_body=extra)) == GREEDY, extra
+    for neutral in ({"top_k": 0}, {"top_k": -1}, {"min_p": 0.0}, {"priority": -4}, {"repetition_penalty": 1.0},
+                    {"chat_template_kwargs": {"enable_thinking": False}}):
+        assert text_of(chat(client, extra_body=neutral)) == GREEDY, neutral
+
+
+def test_ignore_eos_min_tokens_and_stop_ids_move_the_end(client):
+    beyond = chat(client, max_tokens=100, extra_body={"ignore_eos": True})
+    assert (beyond.usage.completion_tokens, beyond.choices[0].finish_reason) == (100, "length")
+    least = len(EXAMPLES[0]["greedy_ids"]) + 5
+    assert chat(client, max_tokens=200, extra_body={"min_tokens": least}).usage.completion_tokens >= least
+    ended = chat(client, extra_body={"stop_token_ids": [ord(" ")]})
+    assert (text_of(ended), ended.choices[0].finish_reason) == (GREEDY[:GREEDY.index(" ")], "stop")
+    assert ended.usage.completion_tokens == GREEDY.index(" ") + 1
+    later = chat(client, extra_body={"stop_token_ids": [ord(" ")], "min_tokens": GREEDY.index(" ") + 2}, max_tokens=30)
+    assert later.usage.completion_tokens >= GREEDY.index(" ") + 2
+
+
+def test_priority_and_limits_are_checked(client):
+    for extra, param in (({"priority": 5}, "priority"), ({"min_tokens": 9}, "min_tokens"), ({"top_k": -2}, "top_k"),
+                         ({"stop_token_ids": [VOCABULARY]}, "stop_token_ids"), ({"min_p": 1.1}, "min_p")):
+        with pytest.raises(openai.BadRequestError) as raised:
+            chat(client, max_tokens=8, extra_body=extra)
+        assert (raised.value.param, raised.value.code) == (param, "invalid_value")
+
+
+def test_tokenize_renders_like_a_chat(trained):
+    def tokenize(**fields):
+        return http.post(trained.http, "/tokenize", {"model": "default", **fields})
+
+    answer = tokenize(messages=MESSAGES).json()
+    assert answer["tokens"] == EXAMPLES[0]["prompt_ids"]
+    assert (answer["count"], answer["max_model_len"]) == (len(answer["tokens"]), CONTEXT)
+    assert tokenize(messages=MESSAGES, chat_template_kwargs={"enable_thinking": True}).json()["tokens"] == answer["tokens"]
+    assert tokenize(messages=MESSAGES, add_generation_prompt=True).status == 200
+    for fields in ({"chat_template_kwargs": {"odd": True}}, {"add_generation_prompt": False}, {"chat_template": "x"}):
+        refused = tokenize(messages=MESSAGES, **fields)
+        assert (refused.status, refused.error()["code"]) == (400, "unsupported_value"), fields
+    for fields in ({}, {"prompt": "a", "messages": MESSAGES}, {"prompt": 7}, {"messages": []}):
+        assert tokenize(**fields).status == 400, fields
+
+
+def test_version_is_the_programs(trained):
+    version = http.get(trained.http, "/version").json()["version"]
+    said = subprocess.run([binary("tandem-gateway"), "--version"], capture_output=True, text=True, check=True).stdout
+    assert version in said
 
 
 def test_the_error_of_a_stream_comes_before_its_status(client):
