@@ -31,7 +31,10 @@ SERIES = {
         "time_per_output_token_seconds_count": {}, "inter_token_latency_seconds_count": {},
         "request_duration_seconds_count": {}, "queue_time_seconds_count": {}, "prefill_time_seconds_count": {},
         "decode_time_seconds_count": {}, "request_prompt_tokens_count": {}, "request_generation_tokens_count": {},
-        "stale_messages_total": {"stream": {"run"}}, "rpc_server_duration_seconds_count": {"method": {"Generate"}},
+        "stale_messages_total": {"stream": {"run"}}, "out_of_sync_total": {"stream": {"run"}},
+        "model_load_bytes": {}, "model_load_seconds": {}, "model_info": {},
+        "open_connections": {"listener": {"http", "grpc"}},
+        "rpc_server_duration_seconds_count": {"method": {"Generate", "Tokenize", "Detokenize", "ListModels"}},
     },
     "verifier": {
         "spec_proposed_tokens_total": {}, "spec_drafts_total": {}, "spec_draft_tokens_total": {},
