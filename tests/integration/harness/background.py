@@ -48,7 +48,10 @@ class Streams:
             last = now
 
         found, expected = answer(self._address, self._requests[number], on_event), self._expected[number]
-        assert found == expected, f"got {found[:500]} expected {expected[:500]}"
+        assert self._is_as_expected(found, expected), f"got {found[:500]} expected {expected[:500]}"
+
+    def _is_as_expected(self, found, expected):
+        return found == expected
 
     def check(self, timeout=60.0):
         before = list(self._finished)
