@@ -16,7 +16,7 @@
 #include "common/formats/checkpoint.h"
 #include "common/kernels/dispatch.h"
 #include "common/models/model.h"
-#include "tests/support/smollm2_file.h"
+#include "tests/support/pulled_file.h"
 
 namespace tandem::models {
 namespace {

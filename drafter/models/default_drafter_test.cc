@@ -8,7 +8,7 @@
 #include "common/models/model_driver.h"
 #include "drafter/models/draft_driver.h"
 #include "drafter/models/golden_drafts.h"
-#include "tests/support/smollm2_file.h"
+#include "tests/support/pulled_file.h"
 
 namespace tandem::drafter {
 namespace {

@@ -15,7 +15,7 @@
 #include "common/formats/checkpoint.h"
 #include "common/kernels/dispatch.h"
 #include "drafter/models/load_draft_model.h"
-#include "tests/support/smollm2_file.h"
+#include "tests/support/pulled_file.h"
 
 namespace tandem::drafter {
 namespace {

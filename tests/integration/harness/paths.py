@@ -40,11 +40,15 @@ def offline():
     return os.environ.get("TANDEM_OFFLINE") == "1"
 
 
-def smollm2_path():
-    """The pulled SmolLM2 file. Skips where TANDEM_OFFLINE=1 left it out; fails otherwise."""
+def pulled_path(name):
+    """The file that `tandem pull` got. Skips where TANDEM_OFFLINE=1 left it out; fails otherwise."""
     cache = _directory("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
-    files = sorted((cache / "tandem/models" / SMOLLM2).glob("*.gguf"))
+    files = sorted((cache / "tandem/models" / name).glob("*.gguf"))
     if not files:
-        message = f"{SMOLLM2} is not in the cache; run: tandem pull {SMOLLM2}"
+        message = f"{name} is not in the cache; run: tandem pull {name}"
         pytest.skip(message) if offline() else pytest.fail(message)
     return str(files[0])
+
+
+def smollm2_path():
+    return pulled_path(SMOLLM2)
