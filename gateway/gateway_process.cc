@@ -85,6 +85,10 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
   ASSIGN_OR_RETURN(std::unique_ptr<rpc::Listener> http_listener,
                    rpc::Listener::Bind(options_.http, options_.insecure));
   ASSIGN_OR_RETURN(metrics_server_, telemetry::MetricsServer::Start(options_.metrics, metrics_));
+  if (const int64_t limit = rpc::RaiseDescriptorLimit(); limit < limits::kMinDescriptors) {
+    log_.Warning("few descriptors: connections beyond four fifths of them are closed",
+                 {{"limit", limit}, {"recommended", limits::kMinDescriptors}});
+  }
   ReportLoad(model);
   CoreOptions core;
   core.model_id = model_name_;
