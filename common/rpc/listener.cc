@@ -245,6 +245,9 @@ int Listener::num_connections() const {
 void Listener::Cut(const std::string& peer) const {
   ForEachConnection([&](int fd) {
     if (PeerName(fd) != peer) return;
+    // Its owner's close then resets the connection; else the peer would go on sending into a full window.
+    const linger drop{.l_onoff = 1, .l_linger = 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &drop, sizeof drop);
     shutdown(fd, SHUT_RDWR);
     while (recv(fd, nullptr, 1 << 30, MSG_TRUNC | MSG_DONTWAIT) > 0) {
     }
