@@ -66,8 +66,9 @@ struct ModelConfig {
   float logit_softcap = 0;    // logits become c * tanh(logits / c); 0 = they stay
   bool tie_word_embeddings = false;
   std::optional<int32_t> bos_token_id;
-  std::vector<int32_t>
-      eos_token_ids;  // every id that ends generation, from config.json and generation_config.json
+  // Every id that ends generation: of config.json, generation_config.json and tokenizer_config.json, or of
+  // GGUF.
+  std::vector<int32_t> eos_token_ids;
 
   const FamilyTraits& traits() const { return TraitsOf(family); }
   const AttentionConfig& AttentionOf(int64_t layer) const {
