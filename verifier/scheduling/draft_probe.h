@@ -29,7 +29,7 @@ class DraftProbe {
  public:
   static constexpr int64_t kFirstInterval = 16;   // steps
   static constexpr int64_t kLastInterval = 1024;  // steps
-  static constexpr double kTimeShare = 0.01;  // of all steps, for probes
+  static constexpr double kTimeShare = 0.01;      // of all steps, for probes
   // How many probes as long as a step may be saved up; as many are there at first.
   static constexpr double kMaxSavedProbes = 4;
   // A changed load: anchors by this factor, or utilization by this much.
@@ -50,10 +50,10 @@ class DraftProbe {
   bool LoadChanged(const StepLoad& load) const;
 
   int64_t interval_ = kFirstInterval;
-  int64_t num_steps_ = 0;  // since the last probe
+  int64_t num_steps_ = 0;                // since the last probe
   std::optional<double> saved_seconds_;  // for probes; absent before the first step
-  uint64_t last_order_ = 0;  // of who was probed last
-  int num_anchors_ = 0;      // when the interval last started anew
+  uint64_t last_order_ = 0;              // of who was probed last
+  int num_anchors_ = 0;                  // when the interval last started anew
   double utilization_ = 0;
 };
 
