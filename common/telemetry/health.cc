@@ -48,9 +48,9 @@ void Health::Publish() {
   if (service == nullptr) return;  // this server was built without
   service->SetServingStatus("liveness", live_);
   const bool ready = live_ && ready_;
-  service->SetServingStatus("readiness", ready);
-  service->SetServingStatus("", ready);
   for (const std::string& name : service_names_) service->SetServingStatus(name, ready);
+  service->SetServingStatus("", ready);
+  service->SetServingStatus("readiness", ready);  // last: whoever sees it finds the others so, too
 }
 
 void EnableGrpcHealth() { grpc::EnableDefaultHealthCheckService(true); }
