@@ -16,6 +16,7 @@
 #include "common/base/options.h"
 #include "common/base/status.h"
 #include "common/base/termination.h"
+#include "common/formats/mapped_file_guard.h"
 
 namespace tandem::cli {
 namespace {
@@ -95,7 +96,10 @@ int UpMain(int argc, const char* const* argv) {
   if (wake_fd < 0) return ReportStartFault(kProgram, Unavailable("eventfd: {}", std::strerror(errno)));
   TerminationWaiter waiter([wake_fd](int) { eventfd_write(wake_fd, 1); });
 
-  if (one_process) return RunHere(*options, ask, wake_fd);
+  if (one_process) {
+    formats::GuardMappedFiles(kProgram);
+    return RunHere(*options, ask, wake_fd);
+  }
   Supervisor supervisor(*options);
   if (const absl::Status status = supervisor.Start(wake_fd); !status.ok()) {
     supervisor.Stop(stop_timeout);

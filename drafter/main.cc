@@ -11,6 +11,7 @@
 #include "common/base/options.h"
 #include "common/base/status.h"
 #include "common/base/termination.h"
+#include "common/formats/mapped_file_guard.h"
 #include "common/kernels/dispatch.h"
 #include "common/rpc/server.h"
 #include "drafter/drafter_options.h"
@@ -23,6 +24,7 @@ constexpr char kProgram[] = "tandem-drafter";
 
 int Main(int argc, const char* const* argv) {
   TerminationWaiter::BlockSignals();
+  formats::GuardMappedFiles(kProgram);
   DrafterOptions options;
   OptionParser parser(kProgram, "Guesses tokens ahead for its verifiers.");
   AddDrafterOptions(parser, &options);

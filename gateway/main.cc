@@ -13,6 +13,7 @@
 #include "common/base/options.h"
 #include "common/base/status.h"
 #include "common/base/termination.h"
+#include "common/formats/mapped_file_guard.h"
 #include "common/rpc/server.h"
 #include "gateway/gateway_options.h"
 #include "gateway/gateway_process.h"
@@ -24,6 +25,7 @@ constexpr char kProgram[] = "tandem-gateway";
 
 int Main(int argc, const char* const* argv) {
   TerminationWaiter::BlockSignals();
+  formats::GuardMappedFiles(kProgram);
   GatewayOptions options;
   OptionParser parser(kProgram,
                       "Serves clients over HTTP and gRPC and batches their requests over verifiers.");

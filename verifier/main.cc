@@ -12,6 +12,7 @@
 #include "common/base/options.h"
 #include "common/base/status.h"
 #include "common/base/termination.h"
+#include "common/formats/mapped_file_guard.h"
 #include "common/kernels/dispatch.h"
 #include "common/rpc/server.h"
 #include "verifier/verifier_options.h"
@@ -24,6 +25,7 @@ constexpr char kProgram[] = "tandem-verifier";
 
 int Main(int argc, const char* const* argv) {
   TerminationWaiter::BlockSignals();
+  formats::GuardMappedFiles(kProgram);
   VerifierOptions options;
   OptionParser parser(kProgram, "Holds a model and extends the sequences of its gateways.");
   AddVerifierOptions(parser, &options);

@@ -43,11 +43,13 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& 
   if (fstat(fd.get(), &info) != 0) return OpenError(errno);
   if (!S_ISREG(info.st_mode)) return InvalidArgument("is no regular file");
   const size_t size = static_cast<size_t>(info.st_size);
-  if (size == 0) return std::unique_ptr<MappedFile>(new MappedFile({}));
+  if (size == 0) return std::unique_ptr<MappedFile>(new MappedFile({}, path));
   void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (address == MAP_FAILED)
     return Unavailable("cannot be mapped ({} bytes): {}", size, std::strerror(errno));
-  return std::unique_ptr<MappedFile>(new MappedFile({static_cast<const std::byte*>(address), size}));
+  std::unique_ptr<MappedFile> file(new MappedFile({static_cast<const std::byte*>(address), size}, path));
+  if (file->guard_.full()) return ResourceExhausted("more than {} files are mapped", kMaxMappedFiles);
+  return file;
 }
 
 MappedFile::~MappedFile() {
