@@ -5,6 +5,7 @@
 
 #include "common/base/status.h"
 #include "common/formats/checkpoint_readers.h"
+#include "common/formats/pickle.h"
 
 namespace tandem::formats {
 
@@ -18,6 +19,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   if (path.ends_with(".safetensors")) {
     return InvalidArgument("{}: name the directory that holds this file and its config.json", path);
   }
+  if (IsPickleName(path)) return Annotate(PickleRefused(), path);
   return OpenGgufCheckpoint(path);
 }
 

@@ -6,6 +6,7 @@
 #include "common/base/status.h"
 #include "common/formats/gguf_parser.h"
 #include "common/formats/mapped_file.h"
+#include "common/formats/pickle.h"
 #include "common/formats/quoted.h"
 
 namespace tandem::formats {
@@ -42,6 +43,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path
   auto file = MappedFile::Open(path);
   if (!file.ok()) return Annotate(file.status(), path);
   auto contents = ParseGguf((*file)->bytes());
+  if (!contents.ok() && BeginsAsPickle((*file)->bytes())) return Annotate(PickleRefused(), path);
   if (!contents.ok()) return Annotate(contents.status(), path);
   return std::make_unique<MappedGguf>(*std::move(file), *std::move(contents));
 }

@@ -4,6 +4,7 @@
 
 #include "common/base/status.h"
 #include "common/formats/mapped_file.h"
+#include "common/formats/pickle.h"
 #include "common/formats/safetensors_parser.h"
 
 namespace tandem::formats {
@@ -26,6 +27,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   auto file = MappedFile::Open(path);
   if (!file.ok()) return Annotate(file.status(), path);
   auto tensors = ParseSafetensors((*file)->bytes());
+  if (!tensors.ok() && BeginsAsPickle((*file)->bytes())) return Annotate(PickleRefused(), path);
   if (!tensors.ok()) return Annotate(tensors.status(), path);
   return std::make_unique<MappedSafetensors>(*std::move(file), *std::move(tensors));
 }

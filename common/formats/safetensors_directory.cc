@@ -8,6 +8,7 @@
 #include "common/formats/json.h"
 #include "common/formats/mapped_file.h"
 #include "common/formats/model_directory.h"
+#include "common/formats/pickle.h"
 #include "common/formats/quoted.h"
 #include "common/formats/safetensors.h"
 
@@ -68,6 +69,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> OpenShards(const std::string& d
 
   std::map<std::string, std::unique_ptr<SafetensorsFile>> shards;
   for (const std::string& name : names) {
+    if (IsPickleName(name))
+      return Annotate(PickleRefused(), fmt::format("{}: shard {}", index_path, Quoted(name)));
     auto path = ResolveInside(directory, name);
     if (!path.ok()) return absl::InvalidArgumentError(Annotate(path.status(), index_path).message());
     ASSIGN_OR_RETURN(shards[name], SafetensorsFile::Open(*path));
@@ -95,6 +98,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::OpenDirectory(
   const auto index = ResolveInside(directory, kIndexFile);
   if (index.ok()) return OpenShards(directory, *index);
   if (!absl::IsNotFound(index.status())) return index.status();
+  if (const std::string pickle = FindPickle(directory); !pickle.empty())
+    return Annotate(PickleRefused(), fmt::format("{}: {}", directory, Quoted(pickle)));
   return NotFound("{}: neither {} nor {}", directory, kSingleFile, kIndexFile);
 }
 
