@@ -13,6 +13,7 @@
 #include "common/base/model_store.h"
 #include "common/base/options.h"
 #include "common/base/status.h"
+#include "common/formats/model_digest.h"
 #include "common/kernels/dispatch.h"
 #include "common/rpc/server.h"
 #include "drafter/drafter_process.h"
@@ -108,7 +109,7 @@ class Engine final : public OneProcess {
       verifier_options_.drafters.push_back({"in this process", 1, ""});  // stands for the link
     }
     RETURN_IF_ERROR(verifier::CheckVerifierOptions(verifier_options_));
-    ASSIGN_OR_RETURN(verifier::ModelFiles files, verifier::OpenModel(verifier_options_.model));
+    ASSIGN_OR_RETURN(verifier::ModelFiles files, verifier::OpenModel(verifier_options_));
     auto process = std::make_unique<verifier::VerifierProcess>(verifier_options_);
     RETURN_IF_ERROR(process->BindMetrics());
     RETURN_IF_ERROR(process->Load(std::move(files), std::move(drafters)));
@@ -129,6 +130,7 @@ class Engine final : public OneProcess {
                           options.flags));
     RETURN_IF_ERROR(gateway::CheckGatewayOptions(gateway_options_));
     ASSIGN_OR_RETURN(const std::string path, ResolveModel(gateway_options_.model));
+    RETURN_IF_ERROR(formats::CheckModelDigest(path, gateway_options_.model_sha256));
     ASSIGN_OR_RETURN(gateway::ModelText text, gateway::LoadModelText(path));
     std::vector<std::unique_ptr<gateway::VerifierLink>> links;
     links.push_back(NewLocalVerifierLink(verifier_->loop(), verifier_->identity()));

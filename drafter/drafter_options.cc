@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "common/base/status.h"
+#include "common/formats/model_digest.h"
 #include "common/kernels/kv_cache.h"
 #include "common/kernels/types.h"
 #include "common/speculation/messages.h"
@@ -27,6 +28,8 @@ void AddDrafterOptions(OptionParser& parser, DrafterOptions* options) {
                    "scripted:FILE (tests)");
   parser.AddString("target", &options->target,
                    "The model that is drafted for, as tandem-verifier's --model; not needed by ngram");
+  parser.AddString("model-sha256", &options->model_sha256,
+                   "Refuse any other draft model than that of this SHA-256 (README says how it is computed)");
   parser.AddAddress("listen", &options->listen, "gRPC address for verifiers; port 0: any free one");
   parser.AddAddress("metrics", &options->metrics, "HTTP address of /metrics; port 0: any free one");
   parser.AddFlag("insecure", &options->insecure, "Allow --listen beyond this machine, without TLS");
@@ -62,6 +65,9 @@ absl::Status CheckDrafterOptions(const DrafterOptions& options) {
   const bool needs_no_target = options.model == "ngram" || options.model.starts_with("scripted:");
   if (options.target.empty() && !needs_no_target)
     return InvalidArgument("--target is required with --model {}", options.model);
+  RETURN_IF_ERROR(formats::CheckDigestOption(options.model_sha256));
+  if (!options.model_sha256.empty() && (options.model == "ngram" || options.model == "random"))
+    return InvalidArgument("--model-sha256 is for models with files, --model is {}", options.model);
   if (!options.insecure && !options.listen.is_local()) {
     return InvalidArgument("--listen {} reaches beyond this machine without TLS; allow it with --insecure",
                            options.listen.ToString());

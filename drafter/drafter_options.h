@@ -14,8 +14,9 @@
 namespace tandem::drafter {
 
 struct DrafterOptions {
-  std::string model;   // required: what drafter_store.h resolves
-  std::string target;  // its checkpoint; neural and random drafters need it
+  std::string model;         // required: what drafter_store.h resolves
+  std::string model_sha256;  // of it, formats::ModelDigest; empty: any
+  std::string target;        // its checkpoint; neural and random drafters need it
   Address listen{"127.0.0.1", 8021, ""};
   Address metrics{"127.0.0.1", 8022, ""};
   bool insecure = false;

@@ -50,6 +50,20 @@ TEST(DrafterOptions, WhatIsMissingIsNamed) {
   EXPECT_TRUE(Parse({"--model", "ngram", "--listen", "0.0.0.0:1", "--insecure"}).check.ok());
 }
 
+TEST(DrafterOptions, OnlyModelsWithFilesArePinned) {
+  const std::string digest(64, 'a');
+  EXPECT_TRUE(Parse({"--model", "scripted:x", "--model-sha256", digest.c_str()}).check.ok());
+  EXPECT_TRUE(Parse({"--model", "d", "--target", "t", "--model-sha256", digest.c_str()}).check.ok());
+  for (const char* model : {"ngram", "random"}) {
+    EXPECT_THAT(
+        std::string(
+            Parse({"--model", model, "--target", "t", "--model-sha256", digest.c_str()}).check.message()),
+        HasSubstr("--model-sha256 is for models with files"));
+  }
+  EXPECT_THAT(std::string(Parse({"--model", "d", "--target", "t", "--model-sha256", "12"}).check.message()),
+              HasSubstr("64 hex digits, got `12`"));
+}
+
 TEST(DrafterOptions, ValuesOutOfRangeAreBadUsage) {
   for (const std::vector<const char*>& arguments :
        std::vector<std::vector<const char*>>{{"--block-size", "65"},

@@ -8,6 +8,7 @@
 #include "common/base/status.h"
 #include "common/base/thread_pool.h"
 #include "common/formats/checkpoint.h"
+#include "common/formats/model_digest.h"
 #include "common/kernels/dispatch.h"
 #include "common/rpc/call_metrics.h"
 #include "common/rpc/grpc_logs.h"
@@ -54,9 +55,12 @@ absl::StatusOr<std::unique_ptr<DraftModel>> LoadModel(const DrafterOptions& opti
 absl::StatusOr<ModelFiles> OpenFiles(const DrafterOptions& options) {
   ModelFiles files;
   if (options.model.starts_with(kScripted)) {
-    ASSIGN_OR_RETURN(files.script, ReadScript(options.model.substr(kScripted.size())));
+    const std::string script = options.model.substr(kScripted.size());
+    RETURN_IF_ERROR(formats::CheckModelDigest(script, options.model_sha256));
+    ASSIGN_OR_RETURN(files.script, ReadScript(script));
   } else if (options.model != "ngram" && options.model != "random") {
     ASSIGN_OR_RETURN(files.path, ResolveDrafter(options.model, options.target, DrafterDirectories()));
+    RETURN_IF_ERROR(formats::CheckModelDigest(files.path, options.model_sha256));
   }
   if (!options.target.empty()) {
     ASSIGN_OR_RETURN(const std::string path, ResolveModel(options.target));

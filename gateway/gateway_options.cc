@@ -3,6 +3,7 @@
 #include <set>
 
 #include "common/base/status.h"
+#include "common/formats/model_digest.h"
 
 namespace tandem::gateway {
 
@@ -13,6 +14,8 @@ void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
   parser.AddAddressList("verifier", &options->verifiers, "address of a verifier; repeat for replicas");
   parser.AddString("model", &options->model,
                    "the model's file, directory or name: tokenizer and chat template");
+  parser.AddString("model-sha256", &options->model_sha256,
+                   "refuse any other model than that of this SHA-256 (README says how it is computed)");
   parser.AddStringList("served-model-name", &options->served_model_names,
                        "name in requests and answers; repeated: aliases (default: the model's name)");
   parser.AddAddress("http", &options->http, "OpenAI API over HTTP; port 0: any");
@@ -49,6 +52,7 @@ absl::Status CheckGatewayOptions(const GatewayOptions& options) {
     if (!verifier.is_unix() && verifier.port == 0)
       return InvalidArgument("--verifier {} has no port", verifier.ToString());
   }
+  RETURN_IF_ERROR(formats::CheckDigestOption(options.model_sha256));
   std::set<std::string> names;
   for (const std::string& name : options.served_model_names) {
     if (name.empty() || name.size() > static_cast<size_t>(limits::kModelNameBytes)) {

@@ -15,6 +15,7 @@ namespace tandem::gateway {
 
 struct GatewayOptions {
   std::string model = kDefaultModel;            // tokenizer and chat template
+  std::string model_sha256;                     // formats::ModelDigest; empty: any
   std::vector<std::string> served_model_names;  // empty: the model's name
   std::vector<Address> verifiers = {{"127.0.0.1", 8011, ""}};
   Address http{"127.0.0.1", 8000, ""}, grpc{"127.0.0.1", 8001, ""}, metrics{"127.0.0.1", 8002, ""};

@@ -14,6 +14,7 @@
 #include "common/base/status.h"
 #include "common/base/termination.h"
 #include "common/formats/mapped_file_guard.h"
+#include "common/formats/model_digest.h"
 #include "common/rpc/server.h"
 #include "gateway/gateway_options.h"
 #include "gateway/gateway_process.h"
@@ -37,6 +38,9 @@ int Main(int argc, const char* const* argv) {
   }
   const absl::StatusOr<std::string> path = ResolveModel(options.model);
   if (!path.ok()) return ReportStartFault(kProgram, path.status());
+  if (const absl::Status status = formats::CheckModelDigest(*path, options.model_sha256); !status.ok()) {
+    return ReportStartFault(kProgram, status);
+  }
   absl::StatusOr<ModelText> model = LoadModelText(*path);
   if (!model.ok()) return ReportStartFault(kProgram, model.status());
   if (parser.check_config()) return 0;

@@ -34,7 +34,7 @@ int Main(int argc, const char* const* argv) {
     std::cerr << kProgram << ": " << status.message() << " (try --help)" << std::endl;
     return 2;
   }
-  absl::StatusOr<ModelFiles> files = OpenModel(options.model);
+  absl::StatusOr<ModelFiles> files = OpenModel(options);
   if (!files.ok()) return ReportStartFault(kProgram, files.status());
   // TANDEM_TARGET, before other threads start.
   if (const absl::Status status = kernels::SelectTargetFromEnvironment(); !status.ok()) {

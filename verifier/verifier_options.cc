@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_split.h"
 #include "common/base/status.h"
+#include "common/formats/model_digest.h"
 #include "common/kernels/types.h"
 
 namespace tandem::verifier {
@@ -21,6 +22,8 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
   parser.AddString(
       "model", &options->model,
       "Model to serve: a .gguf file, a Hugging Face directory, or a name known to `tandem pull`");
+  parser.AddString("model-sha256", &options->model_sha256,
+                   "Refuse any other model than that of this SHA-256 (README says how it is computed)");
   parser.AddAddress("listen", &options->listen, "gRPC address for gateways; port 0: any free one");
   parser.AddAddress("metrics", &options->metrics, "HTTP address of /metrics; port 0: any free one");
   parser.AddFlag("insecure", &options->insecure, "Allow --listen beyond this machine, without TLS");
@@ -93,6 +96,7 @@ absl::StatusOr<std::vector<double>> ParseSyntheticAcceptance(const std::string& 
 
 absl::Status CheckVerifierOptions(const VerifierOptions& options) {
   if (options.model.empty()) return InvalidArgument("--model is required");
+  RETURN_IF_ERROR(formats::CheckDigestOption(options.model_sha256));
   if (options.max_num_seqs > options.max_step_tokens) {
     return InvalidArgument(
         "--max-num-seqs must not exceed --max-step-tokens ({}), since each sequence has a token "

@@ -15,7 +15,8 @@
 namespace tandem::verifier {
 
 struct VerifierOptions {
-  std::string model;  // required
+  std::string model;         // required
+  std::string model_sha256;  // formats::ModelDigest; empty: any
   Address listen{"127.0.0.1", 8011, ""};
   Address metrics{"127.0.0.1", 8012, ""};
   bool insecure = false;

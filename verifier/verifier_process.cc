@@ -9,6 +9,7 @@
 #include "common/base/model_store.h"
 #include "common/base/status.h"
 #include "common/formats/checkpoint.h"
+#include "common/formats/model_digest.h"
 #include "common/kernels/dispatch.h"
 #include "common/kernels/kv_cache.h"
 #include "common/models/model.h"
@@ -50,14 +51,16 @@ std::string CacheDirectory() {
 
 }  // namespace
 
-absl::StatusOr<ModelFiles> OpenModel(const std::string& name_or_path) {
-  ASSIGN_OR_RETURN(const std::string path, ResolveModel(name_or_path));
+absl::StatusOr<ModelFiles> OpenModel(const VerifierOptions& options) {
+  ASSIGN_OR_RETURN(const std::string path, ResolveModel(options.model));
+  RETURN_IF_ERROR(formats::CheckModelDigest(path, options.model_sha256));
   ModelFiles files;
   ASSIGN_OR_RETURN(files.checkpoint, formats::Checkpoint::Open(path));
   ASSIGN_OR_RETURN(const formats::Checkpoint::TextSources sources, files.checkpoint->ReadTextSources());
   if (sources.gguf != nullptr || !sources.tokenizer_json.empty()) {
-    ASSIGN_OR_RETURN(const std::unique_ptr<text::Tokenizer> tokenizer, text::Tokenizer::Create(sources));
-    files.tokenizer_hash = tokenizer->hash();
+    const auto tokenizer = text::Tokenizer::Create(sources);
+    if (!tokenizer.ok()) return Annotate(tokenizer.status(), path);
+    files.tokenizer_hash = (*tokenizer)->hash();
   }
   return files;
 }

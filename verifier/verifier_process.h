@@ -41,7 +41,8 @@ struct ModelFiles {
   std::string tokenizer_hash;  // empty: the model has no tokenizer
 };
 
-absl::StatusOr<ModelFiles> OpenModel(const std::string& name_or_path);
+// Of --model and --model-sha256.
+absl::StatusOr<ModelFiles> OpenModel(const VerifierOptions& options);
 
 // Everything of the process that outlives its loading, in the order in which it depends on each other.
 class VerifierProcess {

@@ -25,7 +25,9 @@ absl::StatusOr<ModelText> LoadModelText(const std::string& path) {
   ASSIGN_OR_RETURN(const auto checkpoint, formats::Checkpoint::Open(path));
   ASSIGN_OR_RETURN(const formats::Checkpoint::TextSources sources, checkpoint->ReadTextSources());
   ModelText model;
-  ASSIGN_OR_RETURN(model.tokenizer, text::Tokenizer::Create(sources));
+  auto tokenizer = text::Tokenizer::Create(sources);
+  if (!tokenizer.ok()) return Annotate(tokenizer.status(), path);
+  model.tokenizer = *std::move(tokenizer);
   if (!sources.chat_template.empty()) {
     auto chat_template =
         text::ChatTemplate::Create(sources.chat_template, sources.bos_token, sources.eos_token);
