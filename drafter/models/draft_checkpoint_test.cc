@@ -341,5 +341,24 @@ TEST(LoadDraftModel, ChecksItsOptions) {
   EXPECT_THAT(message([](auto& o) { o.path = "/nowhere"; }), HasSubstr("/nowhere"));
 }
 
+TEST(LoadDraftModel, NamesWhatDoesNotFitTheTarget) {
+  const auto target = formats::Checkpoint::Open(kGolden / "trained_pair/target");
+  ASSERT_TRUE(target.ok()) << target.status();
+  ThreadPool pool(1);
+  const auto message = [&](const std::filesystem::path& base, const auto& change) {
+    TestCheckpoint checkpoint(base);
+    change(checkpoint);
+    DraftModelOptions options;
+    options.path = checkpoint.Write();
+    options.target = target->get();
+    return Message(LoadDraftModel(options, pool).status());
+  };
+  EXPECT_EQ(message(kPair, [](auto&) {}), "");
+  EXPECT_THAT(message(kPair, [](auto& c) { c.config["num_target_layers"] = 5; }),
+              AllOf(HasSubstr("made for another target"), HasSubstr((*target)->path()),
+                    HasSubstr("num_target_layers is 5, the target has 4")));
+  EXPECT_THAT(message(kEagle3, [](auto&) {}), HasSubstr("vocab_size is 300, the target has 260"));
+}
+
 }  // namespace
 }  // namespace tandem::drafter

@@ -409,7 +409,7 @@ TEST_F(TrainedDrafter, TheCompactFormTakesEmbeddingAndHeadFromTheTarget) {
   options.target = other->get();
   const absl::Status status = LoadDraftModel(options, pool_).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
-  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("not those of the target"));
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("made for another target"));
 }
 
 TEST_F(TrainedDrafter, SaysWhatItIs) {

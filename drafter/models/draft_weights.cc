@@ -181,12 +181,6 @@ absl::StatusOr<TensorView> DraftWeightReader::TargetTensor(const std::string& na
                               checkpoint_.path(), name);
   }
   const formats::ModelConfig& shape = checkpoint_.config().shape;
-  const formats::ModelConfig& target = options_.target->config();
-  if (target.vocab_size != shape.vocab_size || target.hidden_size != shape.hidden_size) {
-    return InvalidArgument("{}: vocab_size {} and hidden_size {} are not those of the target {}, {} and {}",
-                           checkpoint_.path(), shape.vocab_size, shape.hidden_size, options_.target->path(),
-                           target.vocab_size, target.hidden_size);
-  }
   return options_.target->Tensor(name, {shape.vocab_size, shape.hidden_size});
 }
 

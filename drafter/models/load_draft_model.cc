@@ -22,12 +22,30 @@ absl::Status CheckOptions(const DraftModelOptions& options) {
   return CheckOption("draft_vocab", options.draft_vocab, kUsualDraftVocab, formats::kMaxVocab);
 }
 
+// What the verifier would find out at Hello (speculation/hello_fit.h), where the files tell it at once.
+absl::Status CheckTarget(const DraftCheckpoint& checkpoint, const formats::Checkpoint& target) {
+  const DraftConfig& draft = checkpoint.config();
+  const struct {
+    const char* field;
+    int64_t wanted, found;
+  } sizes[] = {{"vocab_size", draft.shape.vocab_size, target.config().vocab_size},
+               {"hidden_size", draft.shape.hidden_size, target.config().hidden_size},
+               {"num_target_layers", draft.num_target_layers, target.config().num_layers}};
+  for (const auto& size : sizes) {
+    if (size.wanted == size.found) continue;
+    return InvalidArgument("{}: made for another target than {}: {} is {}, the target has {}",
+                           checkpoint.path(), target.path(), size.field, size.wanted, size.found);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DraftModel>> LoadDraftModel(const DraftModelOptions& options,
                                                            ThreadPool& pool) {
   RETURN_IF_ERROR(CheckOptions(options));
   ASSIGN_OR_RETURN(const auto checkpoint, DraftCheckpoint::Open(options.path));
+  if (options.target != nullptr) RETURN_IF_ERROR(CheckTarget(*checkpoint, *options.target));
   switch (checkpoint->config().architecture) {
     case DraftArchitecture::kDSpark:
       return DSpark::Create(*checkpoint, options, pool);
