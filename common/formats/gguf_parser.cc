@@ -20,6 +20,9 @@ namespace {
 constexpr uint64_t kMaxKeyBytes = 65'535;  // from the format's specification
 constexpr uint64_t kMaxNameBytes = 255;    // longer than any known file's; ggml itself stops at 63
 constexpr uint32_t kMaxDimensions = 4;
+// A pair and a tensor take far more memory than their bytes in the file. Known files have some 1,000 tensors
+// and 50 pairs.
+constexpr uint64_t kMaxTensors = 65'536, kMaxPairs = 65'536;
 constexpr int64_t kMinAlignment = 8, kMaxAlignment = 1 << 20, kDefaultAlignment = 32;
 // Over all arrays of one file: an element takes up to 32 bytes here but perhaps one in the file. Large
 // vocabularies with scores, types and merges have 10^6.
@@ -70,6 +73,10 @@ class Parser {
     constexpr uint64_t kMinPairBytes = 8 + 4 + 1, kMinTensorBytes = 8 + 4 + 8 + 4 + 8;
     ASSIGN_OR_RETURN(const uint64_t num_tensors, in_.ReadCount(kMinTensorBytes, "the number of tensors"));
     ASSIGN_OR_RETURN(const uint64_t num_pairs, in_.ReadCount(kMinPairBytes, "the number of metadata pairs"));
+    if (num_tensors > kMaxTensors)
+      return InvalidArgument("{} tensors, the limit is {}", num_tensors, kMaxTensors);
+    if (num_pairs > kMaxPairs)
+      return InvalidArgument("{} metadata pairs, the limit is {}", num_pairs, kMaxPairs);
     for (uint64_t i = 0; i < num_pairs; ++i) RETURN_IF_ERROR(ReadPair());
     ASSIGN_OR_RETURN(const uint64_t alignment, Alignment());
     std::vector<TensorInfo> infos;

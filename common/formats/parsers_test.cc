@@ -93,6 +93,20 @@ TEST(GgufParser, SurvivesEveryFlippedBitAndByteOfTheHeader) {
   EXPECT_GT(num_read, 0) << "some damage is harmless (the padding)";
 }
 
+TEST(GgufParser, BoundsTheNumbersOfTensorsAndPairs) {
+  const auto message = [](uint64_t num_tensors, uint64_t num_pairs) {
+    std::string text("GGUF\x03\0\0\0", 8);
+    for (const uint64_t count : {num_tensors, num_pairs})
+      text.append(reinterpret_cast<const char*>(&count), sizeof count);
+    text.append(8 << 20, '\0');  // room for as many as they say
+    const ExactCopy file(text);
+    return std::string(ParseGguf(file.span()).status().message());
+  };
+  EXPECT_EQ(message(65'537, 0), "65537 tensors, the limit is 65536");
+  EXPECT_EQ(message(0, 65'537), "65537 metadata pairs, the limit is 65536");
+  EXPECT_THAT(message(65'536, 65'536), ::testing::HasSubstr("metadata key 0 has 0 bytes"));
+}
+
 TEST(SafetensorsParser, RefusesEveryCut) {
   const std::string text = Healthy("ok.safetensors");
   ASSERT_TRUE(ReadSafetensors(text));
