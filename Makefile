@@ -8,19 +8,22 @@ BIN := $(BUILD)/bin
 ADDRESS_TESTS := formats_test formats_golden_test tokenizer_test chat_template_test sampler_test scheduling_test \
                  speculation_test simple_drafters_test draft_engine_test
 THREAD_TESTS := engine_test step_loop_test draft_loop_test
+# Of each fuzz target.
+FUZZ_SECONDS ?= 30
 # Root installs directly, others through sudo where there is one.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps deps-check deps-image build run test sanitize sanitize-address sanitize-threads bench check image \
-        format clean
+.PHONY: help deps deps-check deps-fuzz deps-image build run test sanitize sanitize-address sanitize-threads fuzz bench \
+        check image format clean
 
 help:
 	@echo 'make           build programs and tests (PRESET=release|debug|asan|tsan)'
-	@echo 'make deps      install the Debian packages of packages/debian12.txt (check, image and format have lists of their own)'
+	@echo 'make deps      install the Debian packages of packages/debian12.txt (check, format, fuzz and image have their own)'
 	@echo 'make run       build, pull MODEL ($(MODEL)), start everything, ask one question, serve until Ctrl-C'
 	@echo 'make test      build and run all tests'
 	@echo 'make sanitize  parsers and threads of the core under address, undefined-behaviour and thread sanitizers'
+	@echo 'make fuzz      parsers of files and requests on hostile input, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'
 	@echo 'make bench     decode, prefill and verify-cost figures of MODEL on this machine'
 	@echo 'make check     formatting, clang-tidy on the files changed since BASE (default: the last commit), deploy/ and docker/'
 	@echo 'make image     builds the images of docker/ without a daemon, runs them, asks them a question (minutes)'
@@ -30,8 +33,9 @@ help:
 # Only asks the package manager for what is missing, so that it costs nothing once all is there.
 deps: PACKAGE_LIST = packages/debian12.txt
 deps-check: PACKAGE_LIST = packages/debian12-check.txt
+deps-fuzz: PACKAGE_LIST = packages/debian12-fuzz.txt
 deps-image: PACKAGE_LIST = packages/debian12-image.txt
-deps deps-check deps-image:
+deps deps-check deps-fuzz deps-image:
 	@packages=$$(sed 's/#.*//' $(PACKAGE_LIST)); \
 	missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $$packages 2>/dev/null | \
 	    awk '/install ok installed/ {print $$1}' | sort > /tmp/tandem-have.$$$$; \
@@ -65,6 +69,9 @@ sanitize-address: deps
 sanitize-threads: deps
 	cmake --preset tsan -DTANDEM_SANITIZE_KERNELS=OFF && cmake --build build/tsan --target $(THREAD_TESTS) && \
 	  ctest --test-dir build/tsan --output-on-failure -R '^($(subst $() ,|,$(THREAD_TESTS)))$$'
+
+fuzz: deps deps-fuzz
+	cmake --preset fuzz && cmake --build --preset fuzz && tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS)
 
 bench: build
 	$(BIN)/tandem pull $(MODEL)

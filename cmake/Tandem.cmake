@@ -22,6 +22,9 @@ if(TANDEM_SANITIZE)
   target_compile_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE} -fno-omit-frame-pointer
                          -fno-sanitize-recover=all -O1 -g1)
   target_link_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE})
+  if(TANDEM_FUZZ)
+    target_compile_options(tandem_flags INTERFACE -fsanitize=fuzzer-no-link)  # the coverage that guides inputs
+  endif()
 elseif(CMAKE_BUILD_TYPE STREQUAL "Release")
   # GCC 12 answers to FORTIFY_SOURCE=3; undefine first, since distributions preset their own level.
   target_compile_options(tandem_flags INTERFACE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3)
