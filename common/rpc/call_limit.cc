@@ -1,7 +1,6 @@
 #include "common/rpc/call_limit.h"
 
 #include <grpcpp/server_context.h>
-#include <malloc.h>
 
 namespace tandem::rpc {
 namespace {
@@ -46,15 +45,9 @@ void CallLimit::Begin(const std::string& peer) {
 }
 
 void CallLimit::End(const std::string& peer) {
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = by_peer_.find(peer);
-    if (--found->second.alive > 0) return;
-    const bool was_in_excess = found->second.in_excess;
-    by_peer_.erase(found);
-    if (!was_in_excess) return;
-  }
-  malloc_trim(0);  // or the allocator would keep what a flood took
+  absl::MutexLock lock(&mu_);
+  const auto found = by_peer_.find(peer);
+  if (--found->second.alive == 0) by_peer_.erase(found);
 }
 
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> NewCallCounter(CallLimit& limit) {

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -28,6 +29,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "common/base/resident_bytes.h"
 #include "common/base/status.h"
 
 namespace tandem::rpc {
@@ -35,6 +37,8 @@ namespace {
 
 constexpr int kBacklog = 512;
 constexpr int kMinBackOffMs = 10, kMaxBackOffMs = 1000;
+constexpr absl::Duration kTrimInterval = absl::Seconds(5);
+constexpr int64_t kTrimGrowth = 16 << 20;  // bytes: less is not worth the time
 
 absl::Status CannotListen(const Address& address, const std::string& cause) {
   return Unavailable("cannot listen on {}: {}", address.ToString(), cause);
@@ -271,6 +275,7 @@ void Listener::Loop() {
   };
   TANDEM_CHECK(watch(fd_) && watch(stop_fd_));
   back_off_ms_ = kMinBackOffMs;
+  trimmed_bytes_ = ResidentBytes();
   bool stopped = false;
   while (!stopped) {
     epoll_event events[64];
@@ -288,6 +293,7 @@ void Listener::Loop() {
       }
     }
     CloseLateOnes();
+    TrimMemory();
     if (someone_connects && !stopped) {
       if (const int connection = Accept(); connection >= 0) HandOverOrWait(connection);
     }
@@ -306,6 +312,7 @@ int Listener::Accept() {
     return -1;
   }
   back_off_ms_ = kMinBackOffMs;
+  trim_at_ = std::min(trim_at_, absl::Now() + kTrimInterval);
   // The kernel hands out the lowest free number, so a high one means that all below are in use.
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || static_cast<rlim_t>(connection) < limit.rlim_cur / 5 * 4)
@@ -353,9 +360,21 @@ void Listener::CloseLateOnes() {
   while (!silent_.empty() && silent_.front().deadline <= now) CloseSilent(silent_.begin());
 }
 
+// gRPC needs up to 60 MB for the pings of a single read buffer before it cuts their connection; malloc would
+// keep them for good.
+void Listener::TrimMemory() {
+  if (trim_at_ == absl::InfiniteFuture() || absl::Now() < trim_at_) return;
+  if (ResidentBytes() > trimmed_bytes_ + kTrimGrowth) {
+    malloc_trim(0);
+    trimmed_bytes_ = ResidentBytes();
+  }
+  trim_at_ = num_connections() > 0 ? absl::Now() + kTrimInterval : absl::InfiniteFuture();
+}
+
 int Listener::MillisecondsToDeadline() const {
-  if (silent_.empty()) return -1;
-  const absl::Duration left = absl::Ceil(silent_.front().deadline - absl::Now(), absl::Milliseconds(1));
+  const absl::Time deadline = silent_.empty() ? trim_at_ : std::min(trim_at_, silent_.front().deadline);
+  if (deadline == absl::InfiniteFuture()) return -1;
+  const absl::Duration left = absl::Ceil(deadline - absl::Now(), absl::Milliseconds(1));
   return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(left), 0, 60'000));
 }
 

@@ -12,6 +12,8 @@
 // With `first_byte_limit` a connection is handed over when its peer has sent something, and closed if it does
 // not in time. Where descriptors run short the one that has been silent longest, of all listeners of the
 // process, makes room: whoever only connects keeps nobody else out.
+//
+// While there are connections the allocator is asked every few seconds to give back what it keeps of a flood.
 #pragma once
 
 #include <cstdint>
@@ -77,6 +79,7 @@ class Listener {
   void OnFirstByte(int fd);
   void CloseSilent(std::list<Silent>::iterator silent);
   void CloseLateOnes();
+  void TrimMemory();
   int MillisecondsToDeadline() const;
 
   const Address address_;
@@ -89,6 +92,8 @@ class Listener {
   int back_off_ms_ = 0;
   std::list<Silent> silent_;  // by time
   std::unordered_map<int, std::list<Silent>::iterator> silent_by_fd_;
+  absl::Time trim_at_ = absl::InfiniteFuture();  // only while there are connections
+  int64_t trimmed_bytes_ = 0;                    // resident after the last trim
 };
 
 // Raises the soft limit of descriptors to the hard one; returns the limit in force.

@@ -18,11 +18,11 @@
 #include <string>
 #include <vector>
 
+#include "common/base/resident_bytes.h"
 #include "gateway/admission/batcher.h"
 #include "gateway/admission/event_loop.h"
 #include "gateway/admission/generator.h"
 #include "gateway/admission/model_text.h"
-#include "gateway/admission/resident_bytes.h"
 #include "gateway/admission/validate_request.h"
 
 namespace tandem::gateway {

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-namespace tandem::gateway {
+namespace tandem {
 
 // Memory that the process has in use now, bytes; 0 if the system does not tell. A few microseconds.
 int64_t ResidentBytes();
 
-}  // namespace tandem::gateway
+}  // namespace tandem

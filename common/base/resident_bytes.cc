@@ -1,10 +1,10 @@
-#include "gateway/admission/resident_bytes.h"
+#include "common/base/resident_bytes.h"
 
 #include <unistd.h>
 
 #include <fstream>
 
-namespace tandem::gateway {
+namespace tandem {
 
 int64_t ResidentBytes() {
   std::ifstream file("/proc/self/statm");
@@ -13,4 +13,4 @@ int64_t ResidentBytes() {
   return resident * sysconf(_SC_PAGESIZE);
 }
 
-}  // namespace tandem::gateway
+}  // namespace tandem
