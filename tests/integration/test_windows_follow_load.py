@@ -9,13 +9,17 @@ from harness.drafters import Drafter, SpeculatingStack
 from harness.paths import SOURCE, smollm2_path
 from harness.prometheus import Prometheus
 from harness.waiting import wait_until
-from harness.workload import long_streams
 
 ACCEPTANCE = "0.8,0.75,0.7,0.65,0.6,0.55,0.5"
 # Over the last 2 s, which are ten scrapes.
 WINDOW = "rate(tandem_spec_window_tokens_sum[2s]) / rate(tandem_spec_window_tokens_count[2s])"
 UTILIZATION = "avg_over_time(tandem_verifier_utilization_ratio[2s])"
-REQUESTS = [(path, {**fields, "max_tokens": 100}, streamed) for path, fields, streamed in long_streams(16)]
+# The default drafter is sure of itself in such texts, so that drafting begins at once.
+PROBLEM = ("A baker sells {} loaves of bread a day for {} dollars each. How much money does he make in {} days? "
+           "Think step by step.")
+REQUESTS = [("/v1/chat/completions",
+             {"model": "default", "messages": [{"role": "user", "content": PROBLEM.format(10 + i, 2 + i % 5, 3 + i)}],
+              "temperature": 0, "max_tokens": 100, "ignore_eos": True}, True) for i in range(16)]
 
 
 class AnyText(Streams):
@@ -47,13 +51,22 @@ def test_windows_fall_with_utilization_and_come_back(prometheus):
         return found[0][1] if found else float("nan")
 
     def reaches(what, condition):
-        wait_until(lambda: condition(latest(WINDOW), latest(UTILIZATION)), what, timeout=30, interval=0.2)
-        return latest(WINDOW), latest(UTILIZATION)
+        found = None
+
+        def reached():
+            nonlocal found
+            found = latest(WINDOW), latest(UTILIZATION)
+            return condition(*found)
+
+        try:
+            wait_until(reached, what, timeout=40, interval=0.2)
+        finally:
+            print(f"{what}: window and utilization {found}")
+        return found
 
     with AnyText(stack.http, 1):
-        alone = reaches("a stream alone is drafted", lambda window, busy: window > 2 and busy < 0.7)
+        window, _ = reaches("a stream alone is drafted", lambda window, busy: window > 2 and busy < 0.7)
     with AnyText(stack.http, len(REQUESTS)):
-        crowded = reaches("among many nothing is drafted", lambda window, busy: window < 0.5 and busy > 0.95)
+        reaches("among many nothing is drafted", lambda window, busy: window < 0.5 and busy > 0.95)
     with AnyText(stack.http, 1):
-        again = reaches("windows return", lambda window, busy: window > 0.8 * alone[0] and busy < 0.7)
-    print(f"window and utilization: alone {alone}, among {len(REQUESTS)} {crowded}, alone again {again}")
+        reaches("windows return", lambda again, busy: again > 0.7 * window and busy < 0.7)
