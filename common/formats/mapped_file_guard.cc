@@ -25,6 +25,7 @@ struct Slot {
 };
 Slot slots[kMaxMappedFiles];
 char program_name[64] = {};
+std::atomic_flag said = ATOMIC_FLAG_INIT;
 struct sigaction previous;
 
 // The last bytes of a text that is too long: the file's name is what matters.
@@ -44,6 +45,8 @@ void OnBusError(int, siginfo_t* info, void*) {
   for (const Slot& slot : slots) {
     const uintptr_t end = slot.end.load(std::memory_order_acquire);
     if (address >= end || address < slot.begin.load(std::memory_order_relaxed)) continue;
+    // Threads that read the same file end here together: one of them speaks, and ends the others.
+    while (said.test_and_set()) pause();
     Say(program_name);
     Say(": ");
     Say(slot.path);
