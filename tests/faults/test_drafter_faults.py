@@ -119,8 +119,8 @@ def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
             slow.start()
             stack.wait_for_drafters(1)
         assert ratio() >= 0.95, (with_it, without)
-        # Rounds that waited for drafts, which the fastest hide.
-        assert delay * awaited <= 0.05 * sum(with_it), (awaited, with_it)
+        # Rounds that waited for drafts, which medians hide; a first probe is free, however long it takes.
+        assert delay * (awaited - 1) <= 0.05 * sum(with_it), (awaited, with_it)
 
 
 def rounds_awaited(metrics):

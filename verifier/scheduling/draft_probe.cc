@@ -51,7 +51,8 @@ std::optional<size_t> DraftProbe::Step(const WindowPolicy& policy, const StepLoa
   const double step =
       load.step_time->Predict({load.num_anchors, load.num_kv_positions, load.num_prefill_tokens});
   const double cost = std::max(MoreDraftSeconds(draft_seconds_of, std::ranges::count(draft, true)), step);
-  const double most = kMaxSavedProbes * step;
+  // Of a step without prompts: one long prompt at the start would else pay for a slow drafter at once.
+  const double most = kMaxSavedProbes * load.step_time->Predict({load.num_anchors, load.num_kv_positions, 0});
   saved_seconds_ = std::min(saved_seconds_.value_or(most) + kTimeShare * step, std::max(cost, most));
   if (!MayDraft(policy, load)) return std::nullopt;
   const std::optional<size_t> next = NextInTurn(candidates, draft, last_order_);
