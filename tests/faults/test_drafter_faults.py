@@ -99,8 +99,9 @@ def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
     # One verifier with and without its drafter in turn: two that should be equal differ by more on a busy machine.
     with SpeculatingStack([slow], ["--policy", "prefix", "--threads", "1"]) as stack:
         metrics = stack.verifier_metrics
-        while fallbacks(metrics, "cost") < 500:
-            timed(stack, requests, expected)  # it learns
+        # It learns what a draft takes from the first that it waits for; until then load alone may speak against it.
+        while rounds_awaited(metrics) == 0 or fallbacks(metrics, "cost") < 500:
+            timed(stack, requests, expected)
         with_it, without, awaited = [], [], 0
 
         def ratio():
@@ -119,8 +120,8 @@ def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
             slow.start()
             stack.wait_for_drafters(1)
         assert ratio() >= 0.95, (with_it, without)
-        # Rounds that waited for drafts, which medians hide; a first probe is free, however long it takes.
-        assert delay * (awaited - 1) <= 0.05 * sum(with_it), (awaited, with_it)
+        # Rounds that waited for drafts, which medians hide.
+        assert delay * awaited <= 0.05 * sum(with_it), (awaited, with_it)
 
 
 def rounds_awaited(metrics):

@@ -113,6 +113,18 @@ TEST_F(DraftProbeTest, ALongStepPaysForItsShareOnly) {
   EXPECT_FALSE(Step().has_value());
 }
 
+TEST_F(DraftProbeTest, ALongPromptAtTheStartPaysForNoProbe) {
+  auto parameters = step_time_.parameters();
+  parameters.pi_seconds = 1e-3;
+  const StepTimeModel with_prompts = *StepTimeModel::FromParameters(parameters);
+  load_.step_time = &with_prompts;
+  load_.num_prefill_tokens = 400;  // 0.4 s
+  SetDraftSeconds(0.5);
+  Step();
+  load_.num_prefill_tokens = 0;
+  EXPECT_EQ(StepsToProbe(1000), -1);
+}
+
 TEST_F(DraftProbeTest, NeverProbesWhereDraftsAreOfNoUse) {
   for (const int reason : {0, 1, 2, 3, 4}) {
     probe_ = DraftProbe();
