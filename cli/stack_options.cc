@@ -12,7 +12,9 @@ namespace tandem::cli {
 absl::StatusOr<Supervisor::Options> StackOptions(const std::string& model, const std::string& drafter,
                                                  const std::vector<std::string>& settings) {
   Supervisor::Options options;
-  options.flags = {{"verifier", "drain-delay", "0s"}, {"gateway", "drain-delay", "0s"}};
+  options.flags = {{"verifier", "drain-delay", "0s"},
+                   {"gateway", "drain-delay", "0s"},
+                   {"gateway", "grpc-reflection", "true"}};
   for (const char* process : {"drafter", "verifier", "gateway"}) {
     options.flags.push_back({process, "log-format", "text"});
     options.flags.push_back({process, "log-level", "warning"});

@@ -21,7 +21,10 @@ package_of() {
   { dpkg-query --search "$path" 2>/dev/null || dpkg-query --search "${path#/usr}"; } | cut -d: -f1 | head -n 1
 }
 
-libraries=$(for program in "${programs[@]}"; do ldd "$bin/$program"; done)
+# Loaded by name, with --grpc-reflection (gateway/gateway_process.cc).
+reflection=$(ldconfig -p | grep -o '/[^ ]*/libgrpc++_reflection\.so\.1\.51$' | head -n 1)
+[[ -n $reflection ]] || { echo "libgrpc++_reflection.so.1.51 is missing" >&2; exit 1; }
+libraries=$(for file in "${programs[@]/#/$bin/}" "$reflection"; do ldd "$file"; done; echo "$reflection")
 if missing=$(grep 'not found' <<<"$libraries"); then
   echo "libraries are missing: $missing" >&2
   exit 1

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness import http
+from harness import http, rpc
 from harness.metrics import Metrics
 from harness.paths import GOLDEN, TRAINED, binary, golden_json
 from harness.processes import ANY, Process, Stack, Up, children, is_running
@@ -106,6 +106,14 @@ def test_tandem_up_drains_and_leaves_no_child_behind():
         assert [future.result(60) for future in futures] == [expected] * STREAMS
         assert up.process.wait(50) == 0
         assert not [name for name, pid in pids.items() if is_running(pid)]
+
+
+@pytest.mark.parametrize("flags", [(), ("--one-process",)], ids=["processes", "one process"])
+def test_tandem_up_serves_reflection(flags):
+    list_services = b"\x3a\x00"  # ServerReflectionRequest{list_services: ""}
+    with Up(TRAINED, *flags) as up, rpc.channel(up.grpc) as channel:
+        ask = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        assert b"tandem.v1.Generation" in next(iter(ask(iter([list_services]), timeout=10)))
 
 
 def test_a_second_ctrl_c_on_the_terminal_ends_tandem_up_at_once():
