@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/status.h"
 #include "gateway/errors.h"
@@ -128,6 +129,19 @@ struct CountingObserver : DoorObserver {
   void OnUnknownFields(int count) override { unknown_fields += count; }
   void OnWriteStall() override { ++write_stalls; }
   void OnRefused(const char*, const absl::Status&) override { ++refused; }
+  void OnStreams(const char*, int open) override {
+    absl::MutexLock lock(&mu);
+    streams = open;
+  }
+  // An answer is sent before its stream counts as closed.
+  bool AwaitNoStreams() {
+    absl::MutexLock lock(&mu);
+    return mu.AwaitWithTimeout(absl::Condition(
+                                   +[](int* open) { return *open == 0; }, &streams),
+                               absl::Seconds(10));
+  }
+  absl::Mutex mu;
+  int streams ABSL_GUARDED_BY(mu) = 0;
   std::atomic<int> unknown_fields = 0, write_stalls = 0, refused = 0;
 };
 
