@@ -20,6 +20,7 @@ import pytest
 from harness import http
 from harness.paths import GOLDEN, TRAINED, binary, golden_json
 from harness.processes import ANY, Process, Stack, Up
+from harness.safetensors import safetensors_header
 from harness.waiting import wait_until
 
 EXAMPLE = golden_json("drafters/trained_pair/greedy_examples.json")[0]
@@ -121,19 +122,6 @@ def shapes_of(config):
              "mlp.gate_proj": [inner, hidden], "mlp.up_proj": [inner, hidden], "mlp.down_proj": [hidden, inner]}
     shapes = {f"model.layers.0.{name}.weight": shape for name, shape in layer.items()}
     return {"model.embed_tokens.weight": [config["vocab_size"], hidden], "model.norm.weight": [hidden], **shapes}
-
-
-def safetensors_header(shapes):
-    """The header with its length, and the size of the data: BF16, in the order given."""
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2
-        for dimension in shape:
-            size *= dimension
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text, offset
 
 
 def byte_alphabet():

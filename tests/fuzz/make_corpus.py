@@ -14,6 +14,10 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(os.environ.get("TANDEM_GOLDEN_DIR") or SOURCE / "tests/golden")
 MAX_SEED_BYTES = 64 << 10
 
+sys.path.append(str(SOURCE / "tests/integration"))
+
+from harness.safetensors import safetensors_header  # noqa: E402
+
 # What one case of gguf_bad cannot show: a file with a tokenizer.
 GGUF_UINT32, GGUF_INT32, GGUF_FLOAT32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY = 4, 5, 6, 7, 8, 9
 
@@ -121,15 +125,8 @@ def small_weights():
              "mlp.down_proj": [4, 6]}
     shapes = {"model.embed_tokens.weight": [8, 4], "model.norm.weight": [4]}
     shapes.update({f"model.layers.0.{name}.weight": shape for name, shape in layer.items()})
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2
-        for dimension in shape:
-            size *= dimension
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(offset), list(shapes)
+    header, size = safetensors_header(shapes)
+    return header + bytes(size), list(shapes)
 
 
 def safetensors():
