@@ -6,7 +6,6 @@
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../.."
 out=$1 base=${2:-}
-mirror=http://deb.debian.org
 version=$(sed -n 's/^project(tandem VERSION \([0-9.]*\) .*/\1/p' CMakeLists.txt)
 revision=$(git rev-parse HEAD)
 mkdir -p "$out"
@@ -19,10 +18,10 @@ if [[ -z $base ]]; then
   base=localhost/tandem-base:bookworm
   if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     rm -rf "$out/base"
-    debootstrap --variant=minbase bookworm "$out/base" "$mirror/debian"
-    for suite in "debian bookworm-updates" "debian-security bookworm-security"; do
-      echo "deb $mirror/$suite main" >>"$out/base/etc/apt/sources.list"
-    done
+    debootstrap --variant=minbase bookworm "$out/base"
+    sources=$out/base/etc/apt/sources.list
+    mirror=$(awk '$1 == "deb" {print $2; exit}' "$sources")  # debootstrap's own choice, .../debian
+    printf 'deb %s %s main\n' "$mirror" bookworm-updates "$mirror-security" bookworm-security >>"$sources"
     container=$(buildah from scratch)
     buildah add --quiet "$container" "$out/base" /
     buildah commit --quiet "$container" "$base"
