@@ -6,23 +6,19 @@
 #include <bit>
 #include <chrono>
 #include <filesystem>
-#include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "absl/strings/str_split.h"
 #include "common/formats/checkpoint.h"
 #include "common/formats/gguf.h"
 #include "common/formats/safetensors.h"
 #include "tests/support/golden.h"
-#include "tests/support/not_yet.h"
 
 namespace tandem::formats {
 namespace {
 
 namespace fs = std::filesystem;
 using ::tandem::testing::GoldenDir;
-using ::tandem::testing::IsNotYet;
 using ::tandem::testing::ReadFile;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
@@ -36,17 +32,6 @@ std::vector<fs::path> Entries(const fs::path& directory) {
   }
   std::sort(entries.begin(), entries.end());
   return entries;
-}
-
-// Whether `status` refuses a model family or tensor type that the README lists as not built yet, by its name
-// in backquotes.
-bool IsNotYetError(const absl::Status& status) {
-  if (status.code() != absl::StatusCode::kUnimplemented) return false;
-  const std::vector<std::string> parts = absl::StrSplit(std::string(status.message()), '`');
-  if (parts.size() < 3) return false;
-  if (parts[0].ends_with("model type ")) return IsNotYet(parts[1], "Model families");
-  if (parts[0].ends_with("tensor type ")) return IsNotYet(parts[1], "Tensor types");
-  return false;
 }
 
 std::optional<DType> DTypeNamed(const std::string& name) {
@@ -65,11 +50,7 @@ TEST(BlockTypes, EqualTheReferenceBitByBit) {
   for (const auto& [name, fact] : facts.items()) {
     SCOPED_TRACE(name);
     const std::optional<DType> dtype = DTypeNamed(name);
-    if (!dtype.has_value() || !CanDequantize(*dtype)) {
-      std::cout << "not built yet: " << name << "\n";
-      EXPECT_TRUE(IsNotYet(name, "Tensor types"));
-      continue;
-    }
+    ASSERT_TRUE(dtype.has_value() && CanDequantize(*dtype));
     EXPECT_EQ(BlockElements(*dtype), fact["block_elements"]);
     EXPECT_EQ(BlockBytes(*dtype), fact["block_bytes"]);
     const TensorView& raw = (*file)->tensors().at(name + ".raw");
@@ -87,14 +68,9 @@ TEST(BlockTypes, EqualTheReferenceBitByBit) {
   }
 }
 
-// Opens, or is on the list of what is not built yet.
 void ExpectOpens(const fs::path& path) {
   SCOPED_TRACE(path);
   const auto checkpoint = Checkpoint::Open(path);
-  if (!checkpoint.ok() && IsNotYetError(checkpoint.status())) {
-    std::cout << "not built yet: " << checkpoint.status().message() << "\n";
-    return;
-  }
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_EQ((*checkpoint)->path(), path);
   const ModelConfig& config = (*checkpoint)->config();

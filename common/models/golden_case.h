@@ -1,11 +1,9 @@
-// Golden cases that hold a model: found by walking, opened unless the README says that they are not built
-// yet.
+// Golden cases that hold a model, found by walking.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -15,10 +13,8 @@
 #include <vector>
 
 #include "common/formats/checkpoint.h"
-#include "common/formats/gguf.h"
 #include "common/formats/safetensors.h"
 #include "tests/support/golden.h"
-#include "tests/support/not_yet.h"
 
 namespace tandem::models {
 
@@ -58,32 +54,8 @@ inline std::vector<GoldenCase> AllCases() {
   return cases;
 }
 
-// What of the case the README names as not built yet: its family or, of GGUF files, a tensor type; empty if
-// nothing.
-inline std::string NotYetOf(const GoldenCase& c) {
-  std::string family;
-  std::vector<std::string> dtypes;
-  if (std::filesystem::is_directory(c.model)) {
-    const auto config = nlohmann::json::parse(testing::ReadFile(c.model / "config.json"), nullptr,
-                                              /*allow_exceptions=*/false);
-    if (config.is_object()) family = config.value("model_type", "");
-  } else if (const auto file = formats::GgufFile::Open(c.model); file.ok()) {
-    family = (*file)->GetString("general.architecture").value_or("");
-    for (const auto& [name, tensor] : (*file)->tensors()) dtypes.push_back(formats::DTypeName(tensor.dtype));
-  }
-  if (testing::IsNotYet(family, "Model families")) return family;
-  for (const std::string& dtype : dtypes) {
-    if (testing::IsNotYet(dtype, "Tensor types")) return dtype;
-  }
-  return "";
-}
-
-// Null if the case is on the README's list, which is printed. Any other refusal is a failure, and null.
+// Null after a failure.
 inline std::unique_ptr<formats::Checkpoint> OpenCase(const GoldenCase& c) {
-  if (const std::string thing = NotYetOf(c); !thing.empty()) {
-    std::printf("left out: %s needs %s, which is not built yet (README)\n", c.name.c_str(), thing.c_str());
-    return nullptr;
-  }
   auto checkpoint = formats::Checkpoint::Open(c.model);
   if (!checkpoint.ok()) {
     ADD_FAILURE() << checkpoint.status();

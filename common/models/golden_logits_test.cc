@@ -39,7 +39,7 @@ class GoldenLogits : public ::testing::TestWithParam<GoldenCase> {
  protected:
   void SetUp() override {
     checkpoint_ = OpenCase(GetParam());
-    if (checkpoint_ == nullptr) return;  // printed, or a failure
+    ASSERT_NE(checkpoint_, nullptr);
     expected_.emplace(GetParam().expected);
     auto model = LoadModel(*checkpoint_,
                            {.activation_type = kernels::ActivationType::kF32,
@@ -122,12 +122,9 @@ INSTANTIATE_TEST_SUITE_P(Cases, GoldenLogits, ::testing::ValuesIn(AllCases()), [
   return name;
 });
 
-TEST(GoldenLogitsCases, ExistInBothFormatsAndSomeCanBeRun) {
+TEST(GoldenLogitsCases, ExistInBothFormats) {
   EXPECT_FALSE(DirectoryCases().empty()) << "no model in " << testing::GoldenDir() / "targets";
   EXPECT_FALSE(GgufCases().empty()) << "no model in " << testing::GoldenDir() / "gguf";
-  int num_opened = 0;
-  for (const GoldenCase& c : AllCases()) num_opened += OpenCase(c) != nullptr;
-  EXPECT_GT(num_opened, 0);
 }
 
 }  // namespace

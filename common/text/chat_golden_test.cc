@@ -8,7 +8,6 @@
 #include "nlohmann/json.hpp"
 #include "tests/support/golden.h"
 #include "tests/support/gzip.h"
-#include "tests/support/not_yet.h"
 
 namespace tandem::text {
 namespace {
@@ -23,12 +22,7 @@ fs::path TokenizerPath(const std::string& name) {
   return fs::exists(beside) ? beside : DataDir() / "tokenizers" / name / "tokenizer.json.gz";
 }
 
-// Null if this tokenizer is on the not-yet list.
 std::unique_ptr<Tokenizer> TokenizerOf(const std::string& name) {
-  if (testing::IsNotYet(name, "Tokenizers")) {
-    std::printf("%s: ids left out, this tokenizer is on the not-yet list\n", name.c_str());
-    return nullptr;
-  }
   auto tokenizer = Tokenizer::FromJson(testing::ReadGzip(TokenizerPath(name)));
   EXPECT_TRUE(tokenizer.ok()) << TokenizerPath(name) << tokenizer.status();
   return tokenizer.ok() ? *std::move(tokenizer) : nullptr;

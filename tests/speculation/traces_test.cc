@@ -65,7 +65,7 @@ TEST_P(TracesTest, GreedyTracesAreReproducedRoundByRound) {
   const drafter::DraftCase& c = GetParam();
   ThreadPool pool(2);
   auto draft_model = drafter::LoadCase(c, pool);
-  if (draft_model == nullptr) return;  // printed, or failed
+  if (draft_model == nullptr) return;  // a failure
   const std::string draft_algorithm = draft_model->info().algorithm;
   const auto checkpoint = formats::Checkpoint::Open(c.target);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();

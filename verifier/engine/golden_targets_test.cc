@@ -62,7 +62,7 @@ TEST_P(GoldenTargetEngine, TheTextIsThatOfTheSequenceAlone) {
   EngineStats stats;
   {
     const auto model = Load(one_thread);
-    if (model == nullptr) return;  // printed, or a failure
+    if (model == nullptr) return;  // a failure
     EngineOptions options = Options(*model, 64);
     options.prefix_cache = false;
     for (const Admission& request : Requests(*model)) {
