@@ -1,10 +1,9 @@
 #include "common/text/jinja_eval.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "common/base/status.h"
+#include "common/text/jinja_arithmetic.h"
 #include "common/text/jinja_builtins.h"
 #include "common/text/jinja_print.h"
 #include "common/text/jinja_strings.h"
@@ -227,8 +226,10 @@ class Evaluator {
         return Value::Of(!IsTrue(value));
       }
       case Expr::kNegate:
-      case Expr::kPlus:
-        return EvalSign(expr, scope);
+      case Expr::kPlus: {
+        ASSIGN_OR_RETURN(Value value, Eval(*expr.args[0], scope));
+        return Sign(expr.kind == Expr::kNegate, std::move(value), expr.line);
+      }
       case Expr::kAnd:
       case Expr::kOr: {
         ASSIGN_OR_RETURN(Value left, Eval(*expr.args[0], scope));
@@ -240,7 +241,7 @@ class Evaluator {
       case Expr::kArithmetic: {
         ASSIGN_OR_RETURN(const Value left, Eval(*expr.args[0], scope));
         ASSIGN_OR_RETURN(const Value right, Eval(*expr.args[1], scope));
-        return EvalArithmetic(expr.name[0], expr.name == "//", left, right, expr.line);
+        return Arithmetic(expr.name, left, right, expr.line, budget_);
       }
       case Expr::kConcat: {
         ASSIGN_OR_RETURN(const List parts, EvalAll(expr.args, 0, scope));
@@ -374,27 +375,6 @@ class Evaluator {
     return Value::Of(std::move(text));
   }
 
-  absl::StatusOr<Value> EvalSign(const Expr& expr, Scope* scope) {
-    ASSIGN_OR_RETURN(Value value, Eval(*expr.args[0], scope));
-    RETURN_IF_ERROR(RequireDefined(value));
-    const bool negate = expr.kind == Expr::kNegate;
-    if (const auto integer = value.integer()) {
-      if (negate && *integer == std::numeric_limits<int64_t>::min()) return Overflow(expr.line);
-      value.data = negate ? -*integer : *integer;
-      return value;
-    }
-    if (value.Is<double>()) {
-      value.data = negate ? -std::get<double>(value.data) : std::get<double>(value.data);
-      return value;
-    }
-    return InvalidArgument("line {}: bad operand type for unary {}: '{}'", expr.line, negate ? '-' : '+',
-                           TypeName(value));
-  }
-
-  absl::Status Overflow(int line) const {
-    return InvalidArgument("line {}: integer does not fit 64 bits", line);
-  }
-
   absl::StatusOr<bool> EvalComparison(const std::string& op, const Value& left, const Value& right) {
     if (op == "==" || op == "!=") {
       ASSIGN_OR_RETURN(const bool same, Equal(left, right, budget_));
@@ -419,108 +399,6 @@ class Evaluator {
       left = std::move(right);
     }
     return Value::Of(true);
-  }
-
-  absl::StatusOr<Value> EvalArithmetic(char op, bool floor_division, const Value& left, const Value& right,
-                                       int line) {
-    RETURN_IF_ERROR(RequireDefined(left));
-    RETURN_IF_ERROR(RequireDefined(right));
-    if (op == '+' && (left.text() != nullptr || left.list() != nullptr)) return Concatenate(left, right);
-    if (op == '*' && left.text() != nullptr && right.integer())
-      return RepeatText(*left.text(), *right.integer());
-    if (op == '*' && right.text() != nullptr && left.integer())
-      return RepeatText(*right.text(), *left.integer());
-    if (op == '*' && left.list() != nullptr && right.integer()) return RepeatList(left, *right.integer());
-    if (op == '*' && right.list() != nullptr && left.integer()) return RepeatList(right, *left.integer());
-    if (op == '%' && left.text() != nullptr)
-      return Unimplemented("line {}: formatting with % is not supported", line);
-    absl::StatusOr<Value> result = left.integer() && right.integer() && (op != '/' || floor_division)
-                                       ? IntegerArithmetic(op, *left.integer(), *right.integer(), line)
-                                       : FloatArithmetic(op, floor_division, left, right, line);
-    if (result.ok()) result->trusted = left.trusted && right.trusted;
-    return result;
-  }
-
-  absl::StatusOr<Value> RepeatText(const Text& text, int64_t times) {
-    ASSIGN_OR_RETURN(Text repeated, Repeat(text, times, budget_));
-    return Value::Of(std::move(repeated));
-  }
-
-  absl::StatusOr<Value> RepeatList(const Value& value, int64_t times) {
-    List repeated;
-    for (int64_t i = 0; i < times && !value.list()->empty(); ++i) {
-      RETURN_IF_ERROR(budget_.Bytes(value.list()->size() * sizeof(Value)));
-      repeated.insert(repeated.end(), value.list()->begin(), value.list()->end());
-    }
-    return Value::Of(std::move(repeated), value.tuple);
-  }
-
-  absl::StatusOr<Value> Concatenate(const Value& left, const Value& right) {
-    if (left.text() != nullptr) {
-      if (right.text() == nullptr) {
-        return InvalidArgument("can only concatenate str (not \"{}\") to str", TypeName(right));
-      }
-      TextBuilder joined(budget_);
-      RETURN_IF_ERROR(joined.Append(*left.text()));
-      RETURN_IF_ERROR(joined.Append(*right.text()));
-      return Value::Of(joined.Take());
-    }
-    if (right.list() == nullptr || left.tuple != right.tuple) {
-      return InvalidArgument("can only concatenate {0} (not \"{1}\") to {0}", TypeName(left),
-                             TypeName(right));
-    }
-    RETURN_IF_ERROR(budget_.Bytes((left.list()->size() + right.list()->size()) * sizeof(Value)));
-    List joined = *left.list();
-    joined.insert(joined.end(), right.list()->begin(), right.list()->end());
-    return Value::Of(std::move(joined), left.tuple);
-  }
-
-  // `/` means the floor division here.
-  absl::StatusOr<Value> IntegerArithmetic(char op, int64_t a, int64_t b, int line) const {
-    int64_t result = 0;
-    bool overflow = false;
-    if (op == '+') {
-      overflow = __builtin_add_overflow(a, b, &result);
-    } else if (op == '-') {
-      overflow = __builtin_sub_overflow(a, b, &result);
-    } else if (op == '*') {
-      overflow = __builtin_mul_overflow(a, b, &result);
-    } else if (b == 0) {
-      return InvalidArgument("line {}: integer division or modulo by zero", line);
-    } else if (b == -1) {
-      overflow = op == '/' && a == std::numeric_limits<int64_t>::min();
-      result = op == '/' && !overflow ? -a : 0;
-    } else {
-      // Python rounds towards minus infinity, so the remainder has the divisor's sign.
-      const bool adjust = a % b != 0 && (a % b < 0) != (b < 0);
-      result = op == '/' ? a / b - adjust : a % b + (adjust ? b : 0);
-    }
-    if (overflow) return Overflow(line);
-    return Value::Of(result);
-  }
-
-  absl::StatusOr<Value> FloatArithmetic(char op, bool floor_division, const Value& left, const Value& right,
-                                        int line) const {
-    const std::optional<double> a = left.number(), b = right.number();
-    if (!a || !b) {
-      return InvalidArgument("unsupported operand type(s) for {}: '{}' and '{}'", op, TypeName(left),
-                             TypeName(right));
-    }
-    if ((op == '/' || op == '%') && *b == 0) return InvalidArgument("line {}: division by zero", line);
-    switch (op) {
-      case '+':
-        return Value::Of(*a + *b);
-      case '-':
-        return Value::Of(*a - *b);
-      case '*':
-        return Value::Of(*a * *b);
-      case '/':
-        return Value::Of(floor_division ? std::floor(*a / *b) : *a / *b);
-      default: {
-        const double rest = std::fmod(*a, *b);
-        return Value::Of(rest != 0 && (rest < 0) != (*b < 0) ? rest + *b : rest);
-      }
-    }
   }
 
   Budget& budget_;
