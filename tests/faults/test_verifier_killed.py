@@ -18,13 +18,13 @@ CLIENTS = 8
 USER = golden_json("drafters/trained_pair/greedy_examples.json")[0]["user"]
 
 
-def test_streams_survive_several_kills_under_tandem_up():
-    requests = long_streams(64)
-    with Stack(TRAINED) as stack:
+def test_streams_survive_several_kills_under_tandem_up(subject):
+    requests = subject.streams
+    with Stack(subject.model) as stack:
         expected = answers(stack.http, requests, 8)
     # One at a time on the verifier, and always some more in the queue, however long they wait: each kill hits a stream.
     flags = ("--set", "verifier.max-num-seqs=1", "--set", "gateway.max-queue-wait=0s")
-    with Up(TRAINED, *flags) as up, concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+    with Up(subject.model, *flags) as up, concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
         started = []
 
         def keep_clients_busy():

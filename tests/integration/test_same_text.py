@@ -1,75 +1,77 @@
 """Text is a function of (model, numerics, prompt, parameters, seed): of nothing else that happens to the request.
 
-The reference is each request alone on a server that does nothing else; every other way must give the same bytes.
+The reference is each request alone on a server that does nothing else; every other way must give the same bytes, on each
+model of harness/subjects.py. The same across kill -9 of the verifier: tests/faults/test_verifier_killed.py.
 """
+
+import dataclasses
+import json
 
 import pytest
 
-from harness.paths import TRAINED, trained_config
 from harness.processes import Stack
-from harness.workload import answers, assert_equal, long_streams, mixed_requests
+from harness.subjects import CONCURRENT
+from harness.workload import answers, assert_equal
 
-CONCURRENT = 64
-REQUESTS = mixed_requests(CONCURRENT)
+ALONE_KV_BYTES = 256 << 20
+BLOCK = 16  # positions
 
 
-def context_bytes():
-    """KV bytes of one sequence of full length at 32 bits."""
-    config = trained_config()
-    return (4 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
-            * config["max_position_embeddings"])
+@dataclasses.dataclass
+class Alone:
+    """What each request and the first streams give while nothing else runs, without prefix cache."""
+    requests: list
+    streams: list
+    block_bytes: int  # of KV memory
 
 
 @pytest.fixture(scope="module")
-def alone():
-    """Each request's answer while nothing else runs, without prefix cache."""
-    with Stack(TRAINED, verifier=["--threads", "1", "--prefix-cache", "off"]) as stack:
-        return answers(stack.http, REQUESTS, concurrency=1)
+def alone(subject):
+    flags = ["--threads", "1", "--prefix-cache", "off", "--kv-bytes", str(ALONE_KV_BYTES)]
+    with Stack(subject.model, verifier=flags) as stack:
+        found = answers(stack.http, subject.requests + subject.streams[:8], concurrency=1)
+        blocks = stack.verifier_metrics.read().sum("tandem_kv_blocks")
+    return Alone(found[:CONCURRENT], found[CONCURRENT:], -(-ALONE_KV_BYTES // int(blocks)))
 
 
 WAYS = {
     "default flags": [],
-    "one thread": ["--threads", "1"],
-    "two threads": ["--threads", "2"],
-    "prefill chunks of 16": ["--prefill-chunk", "16"],
-    "prefill chunks of 512": ["--prefill-chunk", "512", "--max-step-tokens", "1024"],
-    "prefix cache off": ["--prefix-cache", "off"],
-    "small steps": ["--max-step-tokens", "64", "--prefill-chunk", "16"],
+    "one thread, prefill chunks of 16": ["--threads", "1", "--prefill-chunk", "16"],
+    "two threads, prefill chunks of 512": ["--threads", "2", "--prefill-chunk", "512", "--max-step-tokens", "1024"],
+    "small steps, no prefix cache": ["--max-step-tokens", "64", "--prefill-chunk", "16", "--prefix-cache", "off"],
 }
 
 
 @pytest.mark.parametrize("flags", WAYS.values(), ids=WAYS.keys())
-def test_64_at_once_give_what_each_gives_alone(alone, flags):
-    with Stack(TRAINED, verifier=flags) as stack:
-        assert_equal(REQUESTS, answers(stack.http, REQUESTS, CONCURRENT), alone)
+def test_64_at_once_give_what_each_gives_alone(subject, alone, flags):
+    with Stack(subject.model, verifier=flags) as stack:
+        assert_equal(subject.requests, answers(stack.http, subject.requests, CONCURRENT), alone.requests)
         stack.wait_until_idle()
 
 
-def test_answers_from_the_prefix_cache_are_the_same(alone):
-    with Stack(TRAINED, verifier=["--prefix-cache", "on"]) as stack:
-        assert_equal(REQUESTS, answers(stack.http, REQUESTS, 8), alone)
-        before = stack.gateway_metrics.read().sum("tandem_cached_prompt_tokens_total")
-        assert_equal(REQUESTS, answers(stack.http, REQUESTS, CONCURRENT), alone)
-        hits = stack.gateway_metrics.read().sum("tandem_cached_prompt_tokens_total") - before
-        assert hits > 0, "the second round took nothing from the cache"
-
-
-def test_without_prefix_cache_nothing_is_taken_from_it(alone):
-    with Stack(TRAINED, verifier=["--prefix-cache", "off"]) as stack:
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_with_and_without_prefix_cache(subject, alone, cache):
+    with Stack(subject.model, verifier=["--prefix-cache", cache]) as stack:
         for _ in range(2):
-            assert_equal(REQUESTS[:16], answers(stack.http, REQUESTS[:16], 16), alone[:16])
-        assert stack.gateway_metrics.read().sum("tandem_cached_prompt_tokens_total") == 0
+            before = stack.gateway_metrics.read().sum("tandem_cached_prompt_tokens_total")
+            assert_equal(subject.requests, answers(stack.http, subject.requests, CONCURRENT), alone.requests)
+        hits = stack.gateway_metrics.read().sum("tandem_cached_prompt_tokens_total") - before
+        assert (hits > 0) == (cache == "on"), f"{hits} tokens of the second round's prompts came from the cache"
+
+
+def longest(requests, found):
+    """Positions of the longest sequence that `requests` may need, by their answers' counts."""
+    return max(json.loads(answer)[1]["prompt_tokens"] + fields["max_tokens"]
+               for (_, fields, _), answer in zip(requests, found, strict=True))
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])
-def test_preempted_sequences_go_on_with_the_same_text(alone, cache):
-    # Room for a little more than one sequence of full length: most must be preempted again and again.
-    flags = ["--kv-bytes", str(context_bytes() * 17 // 16), "--prefix-cache", cache, "--kv-dtype", "f32"]
-    requests = REQUESTS + long_streams(8)  # each of which needs most of the pool in the end
-    with Stack(TRAINED, verifier=flags) as stack:
-        found = answers(stack.http, requests, CONCURRENT)
-        preemptions = stack.gateway_metrics.read().sum("tandem_preemptions_total")
-        assert preemptions > 0, "no sequence was preempted"
-        with Stack(TRAINED, verifier=["--kv-dtype", "f32"]) as roomy:
-            assert_equal(requests, found, answers(roomy.http, requests, 8))
+def test_preempted_sequences_go_on_with_the_same_text(subject, alone, cache):
+    requests = subject.requests + subject.streams[:8]  # each of which needs most of the pool in the end
+    expected = alone.requests + alone.streams
+    # Room for a little more than the longest sequence: most must be preempted again and again.
+    blocks = longest(requests, expected) // BLOCK + 3
+    with Stack(subject.model, verifier=["--kv-bytes", str(blocks * alone.block_bytes), "--prefix-cache", cache]) as stack:
+        assert_equal(requests, answers(stack.http, requests, CONCURRENT), expected)
+        assert stack.gateway_metrics.read().sum("tandem_preemptions_total") > 0, "no sequence was preempted"
         stack.wait_until_idle()

@@ -9,6 +9,7 @@ import pytest
 from . import rpc
 from .paths import TRAINED, offline
 from .processes import Stack
+from .subjects import make_subject, subject_names
 
 _SKIPPED = 77
 
@@ -18,6 +19,12 @@ def trained():
     """Gateway and verifier on the small trained model, with default flags."""
     with Stack(TRAINED) as stack:
         yield stack
+
+
+@pytest.fixture(scope="module", params=subject_names())
+def subject(request, tmp_path_factory):
+    """Each model of harness/subjects.py in turn."""
+    return make_subject(request.param, tmp_path_factory.mktemp("subject"))
 
 
 @pytest.fixture(scope="session")
