@@ -110,6 +110,7 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
   rpc::ServerOptions server;
   // What is somewhat too large still arrives, so that it is refused by us: with details, and counted.
   server.max_receive_bytes = static_cast<int>(2 * limits::kGrpcReceiveBytes);
+  server.write_stall = options_.write_stall;
   server.max_metadata_bytes = static_cast<int>(limits::kGrpcMetadataBytes);
   server.max_concurrent_streams = limits::kGrpcStreamsPerConnection;
   server.max_idle = limits::kGrpcIdle;

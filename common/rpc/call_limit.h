@@ -4,7 +4,7 @@
 // it, and its calls pile up faster than they end: 100,000 of them took 1.8 GB. So calls are counted by peer,
 // and a connection with far too many is cut.
 //
-//   CallLimit limit(1000, [&](const std::string& peer) { listener.Cut(peer); });
+//   CallLimit limit(500, [&](const std::string& peer) { listener.Cut(peer); });
 //   ... builder.experimental().SetInterceptorCreators({NewCallCounter(limit), ...});
 #pragma once
 

@@ -2,10 +2,10 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/tcp.h>  // glibc's tcp_info ends before the bytes
 #include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -28,7 +28,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/numbers.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
+#include "common/base/clock.h"
 #include "common/base/resident_bytes.h"
 #include "common/base/status.h"
 
@@ -37,7 +37,7 @@ namespace {
 
 constexpr int kBacklog = 512;
 constexpr int kMinBackOffMs = 10, kMaxBackOffMs = 1000;
-constexpr absl::Duration kTrimInterval = absl::Seconds(5);
+constexpr int kMaxDrops = 64;              // reads, of a connection that is cut
 constexpr int64_t kTrimGrowth = 16 << 20;  // bytes: less is not worth the time
 
 absl::Status CannotListen(const Address& address, const std::string& cause) {
@@ -148,6 +148,28 @@ std::string PeerName(int fd) {
   return fmt::format("ipv6:%5B{}%5D:{}", text, ntohs(v6.sin6_port));
 }
 
+// Of a TCP connection; empty peer if it is none, or has just ended.
+ConnectionTraffic TrafficOf(int fd) {
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return {};
+  return {.peer = PeerName(fd),
+          .bytes_received = info.tcpi_bytes_received,
+          .bytes_taken = info.tcpi_bytes_acked,
+          .has_waiting = info.tcpi_notsent_bytes > 0 || info.tcpi_unacked > 0};
+}
+
+// Ends it and drops what has arrived of it.
+void CutConnection(int fd) {
+  // Its owner's close then resets the connection; else the peer would go on sending into a full window.
+  const linger drop{.l_onoff = 1, .l_linger = 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &drop, sizeof drop);
+  shutdown(fd, SHUT_RDWR);
+  // What is on its way may still come in: no more than a receive buffer is worth waiting for.
+  for (int i = 0; i < kMaxDrops && recv(fd, nullptr, 1 << 30, MSG_TRUNC | MSG_DONTWAIT) > 0; ++i) {
+  }
+}
+
 bool IsExhaustion(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
@@ -248,14 +270,18 @@ int Listener::num_connections() const {
 
 void Listener::Cut(const std::string& peer) const {
   ForEachConnection([&](int fd) {
-    if (PeerName(fd) != peer) return;
-    // Its owner's close then resets the connection; else the peer would go on sending into a full window.
-    const linger drop{.l_onoff = 1, .l_linger = 0};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &drop, sizeof drop);
-    shutdown(fd, SHUT_RDWR);
-    while (recv(fd, nullptr, 1 << 30, MSG_TRUNC | MSG_DONTWAIT) > 0) {
-    }
+    if (PeerName(fd) == peer) CutConnection(fd);
   });
+}
+
+void Listener::CutMisusedOnes() const {
+  std::vector<ConnectionTraffic> connections;
+  ForEachConnection([&](int fd) {
+    if (silent_by_fd_.contains(fd)) return;
+    ConnectionTraffic traffic = TrafficOf(fd);
+    if (!traffic.peer.empty()) connections.push_back(std::move(traffic));
+  });
+  for (const std::string& peer : hooks_.misused(connections)) Cut(peer);
 }
 
 void Listener::Stop() {
@@ -293,7 +319,7 @@ void Listener::Loop() {
       }
     }
     CloseLateOnes();
-    TrimMemory();
+    LookAround();
     if (someone_connects && !stopped) {
       if (const int connection = Accept(); connection >= 0) HandOverOrWait(connection);
     }
@@ -312,7 +338,7 @@ int Listener::Accept() {
     return -1;
   }
   back_off_ms_ = kMinBackOffMs;
-  trim_at_ = std::min(trim_at_, absl::Now() + kTrimInterval);
+  look_at_ = std::min(look_at_, Clock::Real().Now() + kLookInterval);
   // The kernel hands out the lowest free number, so a high one means that all below are in use.
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || static_cast<rlim_t>(connection) < limit.rlim_cur / 5 * 4)
@@ -333,7 +359,7 @@ void Listener::HandOverOrWait(int fd) {
     close(fd);
     return;
   }
-  silent_by_fd_[fd] = silent_.insert(silent_.end(), {fd, absl::Now() + hooks_.first_byte_limit});
+  silent_by_fd_[fd] = silent_.insert(silent_.end(), {fd, Clock::Real().Now() + hooks_.first_byte_limit});
   AllSilent().Add(fd);
 }
 
@@ -356,25 +382,29 @@ void Listener::CloseSilent(std::list<Silent>::iterator silent) {
 }
 
 void Listener::CloseLateOnes() {
-  const absl::Time now = silent_.empty() ? absl::InfinitePast() : absl::Now();
+  const absl::Duration now = silent_.empty() ? -absl::InfiniteDuration() : Clock::Real().Now();
   while (!silent_.empty() && silent_.front().deadline <= now) CloseSilent(silent_.begin());
+}
+
+void Listener::LookAround() {
+  if (look_at_ == absl::InfiniteDuration() || Clock::Real().Now() < look_at_) return;
+  if (hooks_.misused != nullptr) CutMisusedOnes();
+  TrimMemory();
+  look_at_ = num_connections() > 0 ? Clock::Real().Now() + kLookInterval : absl::InfiniteDuration();
 }
 
 // gRPC needs up to 60 MB for the pings of a single read buffer before it cuts their connection; malloc would
 // keep them for good.
 void Listener::TrimMemory() {
-  if (trim_at_ == absl::InfiniteFuture() || absl::Now() < trim_at_) return;
-  if (ResidentBytes() > trimmed_bytes_ + kTrimGrowth) {
-    malloc_trim(0);
-    trimmed_bytes_ = ResidentBytes();
-  }
-  trim_at_ = num_connections() > 0 ? absl::Now() + kTrimInterval : absl::InfiniteFuture();
+  if (ResidentBytes() <= trimmed_bytes_ + kTrimGrowth) return;
+  malloc_trim(0);
+  trimmed_bytes_ = ResidentBytes();
 }
 
 int Listener::MillisecondsToDeadline() const {
-  const absl::Time deadline = silent_.empty() ? trim_at_ : std::min(trim_at_, silent_.front().deadline);
-  if (deadline == absl::InfiniteFuture()) return -1;
-  const absl::Duration left = absl::Ceil(deadline - absl::Now(), absl::Milliseconds(1));
+  const absl::Duration deadline = silent_.empty() ? look_at_ : std::min(look_at_, silent_.front().deadline);
+  if (deadline == absl::InfiniteDuration()) return -1;
+  const absl::Duration left = absl::Ceil(deadline - Clock::Real().Now(), absl::Milliseconds(1));
   return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(left), 0, 60'000));
 }
 

@@ -13,21 +13,33 @@
 // not in time. Where descriptors run short the one that has been silent longest, of all listeners of the
 // process, makes room: whoever only connects keeps nobody else out.
 //
-// While there are connections the allocator is asked every few seconds to give back what it keeps of a flood.
+// While there are connections they are looked at every few seconds: `misused` says which of them to cut, and
+// the allocator is asked to give back what it keeps of a flood.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
+#include <span>
+#include <string>
 #include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/option_values.h"
 
 namespace tandem::rpc {
+
+// One TCP connection as the kernel counts it.
+struct ConnectionTraffic {
+  std::string peer;             // as gRPC writes it: "ipv4:127.0.0.1:5000"
+  uint64_t bytes_received = 0;  // of the peer, since the beginning
+  uint64_t bytes_taken = 0;     // by the peer
+  bool has_waiting = false;     // something is to be sent that the peer has not taken
+};
 
 class Listener {
  public:
@@ -38,7 +50,11 @@ class Listener {
     std::function<void()> on_exhausted = [] {};
     // Zero: connections are handed over at once.
     absl::Duration first_byte_limit = absl::ZeroDuration();
+    // Given all TCP connections that have been handed over and are still open, every kLookInterval; names the
+    // peers of those to cut. Null: none is.
+    std::function<std::vector<std::string>(std::span<const ConnectionTraffic>)> misused = nullptr;
   };
+  static constexpr absl::Duration kLookInterval = absl::Seconds(2);
 
   // Binds and listens: peers can connect, and wait until Start. TCP port 0 = any. A Unix socket's file is
   // made with mode 0600; one that nobody listens on any more is replaced. kUnavailable with the cause.
@@ -66,7 +82,7 @@ class Listener {
   // A connection whose peer has not said anything.
   struct Silent {
     int fd;
-    absl::Time deadline;
+    absl::Duration deadline;  // Clock::Real(), as all times here
   };
 
   template <typename Use>
@@ -79,6 +95,8 @@ class Listener {
   void OnFirstByte(int fd);
   void CloseSilent(std::list<Silent>::iterator silent);
   void CloseLateOnes();
+  void LookAround();
+  void CutMisusedOnes() const;
   void TrimMemory();
   int MillisecondsToDeadline() const;
 
@@ -92,8 +110,8 @@ class Listener {
   int back_off_ms_ = 0;
   std::list<Silent> silent_;  // by time
   std::unordered_map<int, std::list<Silent>::iterator> silent_by_fd_;
-  absl::Time trim_at_ = absl::InfiniteFuture();  // only while there are connections
-  int64_t trimmed_bytes_ = 0;                    // resident after the last trim
+  absl::Duration look_at_ = absl::InfiniteDuration();  // only while there are connections
+  int64_t trimmed_bytes_ = 0;                          // resident after the last trim
 };
 
 // Raises the soft limit of descriptors to the hard one; returns the limit in force.

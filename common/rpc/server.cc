@@ -62,6 +62,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions&
   if (hooks.unknown_methods != nullptr) builder.RegisterCallbackGenericService(hooks.unknown_methods);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(NewCallCounter(server->call_limit_));
+  interceptors.push_back(NewCallWatcher(server->watch_));
   if (hooks.calls != nullptr) interceptors.push_back(NewCallTimer(*hooks.calls, Clock::Real()));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   server->server_ = builder.BuildAndStart();
@@ -77,6 +78,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ServerOptions&
           },
       .on_exhausted = std::move(hooks.on_exhausted),
       .first_byte_limit = options.handshake_timeout,
+      .misused = [watch = &server->watch_](
+                     std::span<const ConnectionTraffic> connections) { return watch->Misused(connections); },
   });
   return server;
 }

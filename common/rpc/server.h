@@ -21,6 +21,7 @@
 #include "common/base/option_values.h"
 #include "common/rpc/call_limit.h"
 #include "common/rpc/call_metrics.h"
+#include "common/rpc/connection_watch.h"
 #include "common/rpc/listener.h"
 #include "common/telemetry/health.h"
 
@@ -35,6 +36,7 @@ struct ServerOptions {
   absl::Duration keepalive_timeout = absl::Seconds(10);
   absl::Duration min_ping_interval = absl::Seconds(5);  // of peers; more frequent ones are cut off
   absl::Duration handshake_timeout = absl::Seconds(5);
+  absl::Duration write_stall = absl::Seconds(30);  // of a connection whose peer takes nothing of what waits
   // How long a connection may idle, live, and go on after that; infinite for links between our own services.
   absl::Duration max_idle = absl::InfiniteDuration();
   absl::Duration max_age = absl::InfiniteDuration();
@@ -70,17 +72,19 @@ class RpcServer {
 
  private:
   // Of one connection at a time; more than it may have open, as calls end somewhat later than their streams.
-  static constexpr int kCallsPerStream = 10;
+  static constexpr int kCallsPerStream = 5;
 
   RpcServer(const ServerOptions& options, std::unique_ptr<Listener> listener, telemetry::Health& health)
       : listener_(std::move(listener)),
         health_(health),
         call_limit_(kCallsPerStream * options.max_concurrent_streams,
-                    [this](const std::string& peer) { listener_->Cut(peer); }) {}
+                    [this](const std::string& peer) { listener_->Cut(peer); }),
+        watch_({.message_bytes = options.max_receive_bytes, .stall = options.write_stall}) {}
 
   std::unique_ptr<Listener> listener_;
   telemetry::Health& health_;
   CallLimit call_limit_;
+  ConnectionWatch watch_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
   bool shut_down_ = false;
