@@ -30,8 +30,8 @@ constexpr auto kAcceptBackOff = std::chrono::milliseconds(200);
 // One request and its answer. Owned by the operation under way; runs on the server's thread.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(tcp::socket socket, Metrics& metrics, int& num_connections)
-      : stream_(std::move(socket)), metrics_(metrics), num_connections_(num_connections) {
+  Connection(tcp::socket socket, Metrics& metrics, prometheus::Gauge& gauge, int& num_connections)
+      : stream_(std::move(socket)), metrics_(metrics), gauge_(gauge), num_connections_(num_connections) {
     ++num_connections_;
     parser_.header_limit(kMaxHeaderBytes);
     parser_.body_limit(0);
@@ -62,6 +62,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       response_.body() = "method not allowed\n";
     } else {
       response_.result(http::status::ok);
+      gauge_.Set(num_connections_);
       response_.body() = metrics_.Scrape();
     }
     response_.prepare_payload();
@@ -78,12 +79,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
   http::request_parser<http::empty_body> parser_;
   http::response<http::string_body> response_;
   Metrics& metrics_;
+  prometheus::Gauge& gauge_;
   int& num_connections_;
 };
 
 class BeastMetricsServer : public MetricsServer {
  public:
-  explicit BeastMetricsServer(Metrics& metrics) : metrics_(metrics) {}
+  explicit BeastMetricsServer(Metrics& metrics)
+      : metrics_(metrics),
+        gauge_(metrics.AddGauge("open_connections", "Client connections", {{"listener", "metrics"}})) {}
 
   ~BeastMetricsServer() override {
     io_.stop();
@@ -127,13 +131,14 @@ class BeastMetricsServer : public MetricsServer {
         return;
       }
       if (!error && num_connections_ < kMaxConnections) {
-        std::make_shared<Connection>(std::move(socket), metrics_, num_connections_)->Read();
+        std::make_shared<Connection>(std::move(socket), metrics_, gauge_, num_connections_)->Read();
       }
       Accept();
     });
   }
 
   Metrics& metrics_;
+  prometheus::Gauge& gauge_;
   Address address_;
   int num_connections_ = 0;  // before io_, whose end destroys the connections
   asio::io_context io_{1};

@@ -2,7 +2,8 @@
 //
 // One thread, no blocking: at most 64 connections, one request each, headers of at most 8 KiB, 1.5 s for the
 // request and 1.5 s for the answer; so a stuck or hostile scraper costs a descriptor for 3 s. When
-// descriptors run out it waits and accepts again. Other paths are 404, other methods 405.
+// descriptors run out it waits and accepts again. Other paths are 404, other methods 405. Its own connections
+// are open_connections{listener="metrics"}, the scrape's included.
 #pragma once
 
 #include <memory>

@@ -54,6 +54,7 @@ TEST_F(MetricsServerTest, ServesTheTextFormat) {
   EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 OK\r\n"));
   EXPECT_THAT(answer, HasSubstr("Content-Type: text/plain; version=0.0.4"));
   EXPECT_THAT(answer, HasSubstr("tandem_build_info"));
+  EXPECT_THAT(answer, HasSubstr("tandem_open_connections{listener=\"metrics\"} 1\n"));
 }
 
 TEST_F(MetricsServerTest, AnswersOtherRequestsWithTheirStatus) {

@@ -13,7 +13,7 @@ TRANSPORTS = {"transport": {"inline", "shm"}}
 # Name, without tandem_, -> values that its labels have at least.
 OF_ALL = {
     "ready": {}, "build_info": {}, "log_dropped_total": {}, "emfile_total": {},
-    "open_connections": {"listener": {"grpc"}}, "protocol_errors_total": {}, "handshake_failures_total": {},
+    "open_connections": {"listener": {"grpc", "metrics"}}, "protocol_errors_total": {}, "handshake_failures_total": {},
 }
 SERIES = {
     "gateway": {
@@ -33,7 +33,7 @@ SERIES = {
         "decode_time_seconds_count": {}, "request_prompt_tokens_count": {}, "request_generation_tokens_count": {},
         "stale_messages_total": {"stream": {"run"}}, "out_of_sync_total": {"stream": {"run"}},
         "model_load_bytes": {}, "model_load_seconds": {}, "model_info": {},
-        "open_connections": {"listener": {"http", "grpc"}},
+        "open_connections": {"listener": {"http", "grpc", "metrics"}},
         "rpc_server_duration_seconds_count": {"method": {"Generate", "Tokenize", "Detokenize", "ListModels"}},
     },
     "verifier": {
