@@ -11,38 +11,40 @@ constexpr int64_t kMaxMemory = int64_t{1} << 50;
 
 void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
   const absl::Duration kHour = absl::Hours(1);
-  parser.AddAddressList("verifier", &options->verifiers, "address of a verifier; repeat for replicas");
+  parser.AddAddressList("verifier", &options->verifiers, "Address of a verifier; repeat for replicas");
   parser.AddString("model", &options->model,
-                   "the model's file, directory or name: tokenizer and chat template");
+                   "The model's file, directory or name: tokenizer and chat template");
   parser.AddString("model-sha256", &options->model_sha256,
-                   "refuse any other model than that of this SHA-256 (README says how it is computed)");
+                   "Refuse any other model than that of this SHA-256 (README says how it is computed)");
   parser.AddStringList("served-model-name", &options->served_model_names,
-                       "name in requests and answers; repeated: aliases (default: the model's name)");
+                       "Name in requests and answers; repeated: aliases (default: the model's name)");
   parser.AddAddress("http", &options->http, "OpenAI API over HTTP; port 0: any");
   parser.AddAddress("grpc", &options->grpc, "gRPC API and health; port 0: any");
   parser.AddAddress("metrics", &options->metrics, "Prometheus metrics; port 0: any");
   parser.AddStringList("template-flag", &options->template_flags,
-                       "a boolean that requests may set in chat_template_kwargs; repeat for more");
+                       "A boolean that requests may set in chat_template_kwargs; repeat for more");
   parser.AddDuration("request-timeout", &options->request_timeout, absl::Seconds(1), 24 * kHour,
-                     "deadline of requests without one, and the longest one accepted");
+                     "Deadline of requests without one, and the longest one accepted");
   parser.AddDuration("wait-for-verifier", &options->verifier_wait, absl::ZeroDuration(), kHour,
-                     "how long a running request waits for a verifier that was lost");
+                     "How long a running request waits for a verifier that was lost");
   parser.AddDuration(
       "max-queue-wait", &options->max_queue_wait, absl::ZeroDuration(), 24 * kHour,
-      "refuse requests that would probably wait longer for their turn; 0: when the queue is full");
+      "Refuse requests that would probably wait longer for their turn; 0: when the queue is full");
   parser.AddDuration("write-stall", &options->write_stall, absl::Seconds(1), kHour,
-                     "give up a client that takes nothing of its answer for so long");
+                     "Give up a client that takes nothing of its answer for so long");
   parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), kHour,
-                     "after SIGTERM: not ready, but still serving, so that balancers can turn away");
+                     "After SIGTERM: not ready, but still serving, so that balancers can turn away");
   parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), kHour,
-                     "then: how long running requests may take to end");
+                     "Then: how long running requests may take to end");
   parser.AddBytes(
       "memory-limit", &options->memory_limit, 0, kMaxMemory,
-      "refuse requests from 90 % of these on; 0: the machine's memory, or its control group's limit");
+      "Refuse requests from 90 % of these on; 0: the machine's memory, or its control group's limit");
   parser.AddChoice("per-request-spec-decode-metrics", &options->spec_decode_metrics, {"off", "summary"},
                    "summary: acceptance of each request's drafts in the HTTP answer's metrics, as vLLM's");
-  parser.AddFlag("grpc-reflection", &options->reflection, "serve gRPC reflection");
-  parser.AddFlag("insecure", &options->insecure, "listen beyond this machine although there is no TLS");
+  parser.AddFlag("prediction-tokens-in-usage", &options->prediction_tokens,
+                 "Count checked drafts as usage's accepted_ and rejected_prediction_tokens");
+  parser.AddFlag("grpc-reflection", &options->reflection, "Serve gRPC reflection");
+  parser.AddFlag("insecure", &options->insecure, "Listen beyond this machine although there is no TLS");
   telemetry::AddLogOptions(parser, &options->log);
 }
 

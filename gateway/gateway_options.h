@@ -26,6 +26,7 @@ struct GatewayOptions {
   absl::Duration write_stall = limits::kWriteStall;
   absl::Duration drain_delay = limits::kDrainDelay, drain_timeout = limits::kDrain;
   std::string spec_decode_metrics = "off";  // or "summary": in every HTTP answer
+  bool prediction_tokens = false;           // of drafts, in every HTTP answer's usage
   int64_t memory_limit = 0;                 // bytes; 0: what the process may use
   bool reflection = false;
   bool insecure = false;

@@ -124,6 +124,7 @@ absl::Status GatewayProcess::Start(ModelText model, std::vector<std::unique_ptr<
   http::HttpServer::Options http;
   http.write_stall = options_.write_stall;
   http.speculation_metrics = options_.spec_decode_metrics == "summary";
+  http.prediction_tokens = options_.prediction_tokens;
   http.is_live = [this] { return health_.live(); };
   http.is_ready = [this] { return !stopping_; };
   ASSIGN_OR_RETURN(http_server_, http::HttpServer::Start(http, std::move(http_listener), *core_, telemetry_));

@@ -48,9 +48,16 @@ void AnswerFormat::AppendUsage(std::string* out) const {
       std::accumulate(started_.prompt_tokens.begin(), started_.prompt_tokens.end(), int64_t{0});
   fmt::format_to(std::back_inserter(*out),
                  "\"usage\":{{\"prompt_tokens\":{},\"completion_tokens\":{},\"total_tokens\":{},"
-                 "\"prompt_tokens_details\":{{\"cached_tokens\":{}}}}}",
+                 "\"prompt_tokens_details\":{{\"cached_tokens\":{}}}",
                  prompt_tokens, output_tokens_, prompt_tokens + output_tokens_,
                  started_.cached_prompt_tokens);
+  if (options_.prediction_tokens) {
+    fmt::format_to(std::back_inserter(*out),
+                   ",\"completion_tokens_details\":{{\"accepted_prediction_tokens\":{},"
+                   "\"rejected_prediction_tokens\":{}}}",
+                   accepted_, checked_ - accepted_);
+  }
+  *out += '}';
 }
 
 void AnswerFormat::CountUsage(const Finished& finished) {

@@ -34,6 +34,9 @@ struct AnswerOptions {
   bool include_usage = false;  // of a stream
   // vLLM's metrics.speculative_decoding: in the body, or in a stream's usage event.
   bool speculation_metrics = false;
+  // usage.completion_tokens_details with OpenAI's names for a client's own prediction; here they count
+  // drafts.
+  bool prediction_tokens = false;
   bool drafted_spans = false;  // of a stream: with each choice's delta
 };
 

@@ -9,12 +9,13 @@
 namespace tandem::gateway::http {
 namespace {
 
-std::unique_ptr<AnswerFormat> NewFormat(const ParsedGeneration& parsed, bool speculation_metrics) {
+std::unique_ptr<AnswerFormat> NewFormat(const ParsedGeneration& parsed, const HttpServer::Options& server) {
   AnswerOptions options{.request_id = parsed.request.request_id,
                         .choices_per_prompt = parsed.request.n.value_or(1),
                         .logprobs = parsed.request.num_logprobs.has_value(),
                         .include_usage = parsed.include_usage,
-                        .speculation_metrics = speculation_metrics || parsed.include_drafts,
+                        .speculation_metrics = server.speculation_metrics || parsed.include_drafts,
+                        .prediction_tokens = server.prediction_tokens,
                         .drafted_spans = parsed.include_drafts};
   return parsed.request.api == "chat" ? NewChatFormat(std::move(options))
                                       : NewCompletionFormat(std::move(options));
@@ -41,7 +42,7 @@ GenerationExchange::GenerationExchange(AnswerPort& port, ServerState& state,
       route_(route),
       stream_(parsed.stream),
       request_id_(parsed.request.request_id),
-      format_(NewFormat(parsed, state.options.speculation_metrics)),
+      format_(NewFormat(parsed, state.options)),
       ping_timer_(strand, [this] { Ping(); }),
       buffer_(BufferOptions(parsed, state.options, std::move(wake))) {
   state_.observer.OnStreams(route_, ++state_.open_streams);

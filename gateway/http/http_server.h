@@ -48,6 +48,7 @@ class HttpServer {
     int socket_send_bytes = 128 << 10;  // kernel's send buffer of a connection; 0: the system's choice
 
     bool speculation_metrics = false;  // vLLM's metrics.speculative_decoding in each answer
+    bool prediction_tokens = false;    // accepted and rejected drafts in each answer's usage
 
     // Checks the Authorization header (empty if absent). Unset: no keys.
     std::function<absl::Status(std::string_view authorization)> authorize = nullptr;

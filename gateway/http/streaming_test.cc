@@ -78,8 +78,12 @@ TEST_F(HttpDoorTest, DraftedTextIsMarkedAndMeasuredWhereAskedFor) {
 }
 
 TEST_F(HttpDoorTest, MetricsOfEveryAnswerAreTheOperatorsChoice) {
-  StartServer({.speculation_metrics = true});
+  StartServer({.speculation_metrics = true, .prediction_tokens = true});
   const std::string answer = Ask(Post("/v1/completions", R"({"model":"tiny","prompt":"a"})"));
+  EXPECT_NE(answer.find(R"("completion_tokens_details":{"accepted_prediction_tokens":0,)"
+                        R"("rejected_prediction_tokens":0}})"),
+            std::string::npos)
+      << answer;
   EXPECT_NE(answer.find(R"("metrics":{"speculative_decoding":{"mean_acceptance_length":null,)"
                         R"("draft_acceptance_rate":null,"acceptance_histogram":[],"num_spec_steps":0,)"),
             std::string::npos)

@@ -20,7 +20,8 @@ NUMBER = 24
 @pytest.fixture(scope="module")
 def stack():
     """With a drafter, so that figures of drafts are there."""
-    with SpeculatingStack([Drafter()], gateway=["--per-request-spec-decode-metrics", "summary"]) as running:
+    with SpeculatingStack([Drafter()], gateway=["--per-request-spec-decode-metrics", "summary",
+                                                "--prediction-tokens-in-usage"]) as running:
         yield running
 
 
@@ -112,6 +113,9 @@ def test_both_doors_say_the_same(stack, client, protos):
             figures = whole.to_dict()["metrics"]["speculative_decoding"]
             assert figures["num_spec_steps"] == sum(figures["acceptance_histogram"])
             assert figures["num_accepted_draft_tokens"] <= figures["num_draft_tokens"] <= figures["num_proposed_tokens"]
+            details = whole.usage.completion_tokens_details
+            assert details.accepted_prediction_tokens == figures["num_accepted_draft_tokens"]
+            assert details.rejected_prediction_tokens == figures["num_draft_tokens"] - details.accepted_prediction_tokens
 
             streamed, ends, usage = {}, {}, None
             for chunk in client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **fields):

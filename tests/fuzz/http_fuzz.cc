@@ -38,7 +38,7 @@ HttpServer::Options OptionsFor(int switches) {
     };
   }
   if (switches & kSmallBody) options.body_bytes = 64;
-  options.speculation_metrics = (switches & kSpeculationMetrics) != 0;
+  options.speculation_metrics = options.prediction_tokens = (switches & kSpeculationMetrics) != 0;
   return options;
 }
 
