@@ -124,6 +124,7 @@ void Batcher::Admit(Sequence& sequence, int replica_index, absl::Duration now) {
   admission.deadline = request.wall_deadline;
   admission.request_id = request.request_id;
   admission.traceparent = params.traceparent;
+  admission.tracestate = params.tracestate;
   replica.plan.admissions.push_back(std::move(admission));
 }
 

@@ -177,6 +177,7 @@ void Batcher::EndRequest(Request& request, const absl::Status& status) {
   if (!status.ok()) request.sink->Call([&](EventSink& sink) { sink.OnError(status); });
 
   summary.request_id = request.request_id;
+  if (!request.params.traceparent.empty()) summary.trace_id = request.params.traceparent.substr(3, 32);
   summary.api = request.api;
   summary.status = status;
   summary.finish_reason = status.ok() ? request.finish_reason : "";

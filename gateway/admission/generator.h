@@ -27,7 +27,8 @@ namespace tandem::gateway {
 struct GenerationRequest {
   std::string model;
   std::string request_id;   // empty or malformed: replaced
-  std::string traceparent;  // W3C; malformed: dropped
+  std::string traceparent;  // W3C; malformed: dropped, and tracestate with it
+  std::string tracestate;   // W3C; malformed: dropped
   std::string api;          // "chat", "completions" or "grpc", for logs and metrics
 
   // The input: either a conversation (array of {"role", "content"}) or prompts, each text or token ids.

@@ -29,6 +29,7 @@ struct Load {
 // One request's life, when it ends. Durations are zero where the request did not get that far.
 struct RequestSummary {
   std::string request_id;
+  std::string trace_id;  // of the client's traceparent, 32 hex digits; empty without
   std::string api;
   absl::Status status;        // OK, or what OnError said
   const char* finish_reason;  // "stop", "length" (of the last choice to finish), "" with an error

@@ -206,7 +206,10 @@ absl::StatusOr<CheckedRequest> CheckRequest(const GenerationRequest& request, co
   RETURN_IF_ERROR(CheckModelName(request.model, model));
   CheckedRequest out;
   if (IsRequestId(request.request_id)) out.request_id = request.request_id;
-  if (IsTraceparent(request.traceparent)) out.traceparent = request.traceparent;
+  if (IsTraceparent(request.traceparent)) {
+    out.traceparent = request.traceparent;
+    if (IsTracestate(request.tracestate)) out.tracestate = request.tracestate;
+  }
   RETURN_IF_ERROR(CheckInput(request, model));
   RETURN_IF_ERROR(CheckCounts(request, model, out));
   RETURN_IF_ERROR(CheckSampling(request, model.vocab_size, out.sampling));
@@ -337,6 +340,11 @@ bool IsTraceparent(const std::string& text) {
     return text.find_first_not_of('0', begin) >= begin + count;
   };
   return is_hex(3, 32) && is_hex(36, 16) && is_hex(53, 2) && !is_zero(3, 32) && !is_zero(36, 16);
+}
+
+bool IsTracestate(const std::string& text) {
+  return text.size() <= static_cast<size_t>(limits::kTracestateBytes) &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
 }
 
 }  // namespace tandem::gateway

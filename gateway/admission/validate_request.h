@@ -28,6 +28,7 @@ struct ModelFacts {
 struct CheckedRequest {
   std::string request_id;             // the client's if well-formed, else empty
   std::string traceparent;            // likewise
+  std::string tracestate;             // likewise; empty without traceparent
   sampling::SamplingParams sampling;  // `seed` only if has_seed
   bool has_seed = false;
   int32_t n = 1;
@@ -66,5 +67,7 @@ absl::StatusOr<int32_t> OutputBudget(const CheckedRequest& request, int64_t prom
 bool IsRequestId(const std::string& text);
 // W3C version 00: 55 characters, lower-case hex, neither id all zeros.
 bool IsTraceparent(const std::string& text);
+// As far as it is not the business of the systems that it names: printable ASCII, at most 512 bytes.
+bool IsTracestate(const std::string& text);
 
 }  // namespace tandem::gateway

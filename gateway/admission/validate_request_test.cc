@@ -227,7 +227,7 @@ TEST(ValidateRequestTest, MessagesAreNormalisedAndBadOnesNamedByEntry) {
   EXPECT_THAT(std::string(CheckMessages(many).status().message()), HasSubstr("1025 entries, at most 1024"));
 }
 
-TEST(ValidateRequestTest, RequestIdsAndTraceparentsAreTakenOnlyWellFormed) {
+TEST(ValidateRequestTest, RequestIdsAndTraceContextAreTakenOnlyWellFormed) {
   EXPECT_TRUE(IsRequestId("a-B_9.x"));
   EXPECT_TRUE(IsRequestId(std::string(128, 'a')));
   for (const std::string& bad :
@@ -241,6 +241,11 @@ TEST(ValidateRequestTest, RequestIdsAndTraceparentsAreTakenOnlyWellFormed) {
   EXPECT_FALSE(IsTraceparent("00-0AF7" + good.substr(7)));
   EXPECT_FALSE(IsTraceparent("01" + good.substr(2)));
   EXPECT_FALSE(IsTraceparent(std::string(55, '-')));
+  EXPECT_TRUE(IsTracestate("rojo=00f067aa0ba902b7, congo=t61rcWkgMzE"));
+  EXPECT_TRUE(IsTracestate(std::string(512, 'a')));
+  for (const std::string& bad : {std::string(513, 'a'), std::string("a=\n"), std::string("a=é")}) {
+    EXPECT_FALSE(IsTracestate(bad)) << bad;
+  }
 }
 
 }  // namespace

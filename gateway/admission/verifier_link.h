@@ -59,6 +59,7 @@ struct Admission {
   std::string cache_owner;
   std::string request_id;
   std::string traceparent;
+  std::string tracestate;
 };
 
 struct Cancellation {

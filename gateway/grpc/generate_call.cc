@@ -46,10 +46,13 @@ void GenerateCall::Start(const grpc::ByteBuffer& bytes, Generator& generator) {
       const absl::Time deadline = absl::FromChrono(context_.deadline());
       if (deadline > absl::Now()) request.deadline = deadline;
     }
-    const auto& metadata = context_.client_metadata();
-    if (const auto found = metadata.find("traceparent"); found != metadata.end()) {
-      request.traceparent.assign(found->second.data(), found->second.size());
-    }
+    const auto metadata = [this](const char* name) -> std::string {
+      const auto found = context_.client_metadata().find(name);
+      if (found == context_.client_metadata().end()) return "";
+      return {found->second.data(), found->second.size()};
+    };
+    request.traceparent = metadata("traceparent");
+    request.tracestate = metadata("tracestate");
     ASSIGN_OR_RETURN(std::unique_ptr<Generation> generation, generator.Start(std::move(request), *this));
     absl::MutexLock lock(&generation_mu_);
     if (!dropped_) generation_ = std::move(generation);

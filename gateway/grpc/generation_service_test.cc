@@ -189,6 +189,7 @@ TEST_F(GenerationServiceTest, PassesEveryFieldOn) {
   request.set_request_id("id-1");
   grpc::ClientContext context;
   context.AddMetadata("traceparent", "00-aa-bb-01");
+  context.AddMetadata("tracestate", "a=1,b=2");
   const auto reader = stub_->Generate(&context, request);
   EXPECT_TRUE(reader->Finish().ok());
   const GenerationRequest& last = generator_.last;
@@ -204,6 +205,7 @@ TEST_F(GenerationServiceTest, PassesEveryFieldOn) {
   EXPECT_EQ(last.num_logprobs, 0);
   EXPECT_EQ(last.request_id, "id-1");
   EXPECT_EQ(last.traceparent, "00-aa-bb-01");
+  EXPECT_EQ(last.tracestate, "a=1,b=2");
 }
 
 TEST_F(GenerationServiceTest, ErrorsCarryDetails) {

@@ -299,6 +299,7 @@ absl::Status Connection::StartGeneration() {
   if (parsed.unknown_fields > 0) state_.observer.OnUnknownFields(parsed.unknown_fields);
   parsed.request.request_id = request_id_;
   parsed.request.traceparent = std::string(View(parser_->get()["traceparent"]));
+  parsed.request.tracestate = std::string(View(parser_->get()["tracestate"]));
   parser_->get().body() = std::string();  // up to 2 MiB that nobody needs while the answer runs
   // The batcher's thread may outlive this connection by a wake-up: it holds a weak reference.
   auto wake = [weak = weak_from_this(), strand = socket_.get_executor()] {

@@ -33,6 +33,7 @@ void FillAdmission(const Admission& admission, v1::Admission& out) {
   out.set_cache_owner(admission.cache_owner);
   out.set_request_id(admission.request_id);
   out.set_traceparent(admission.traceparent);
+  out.set_tracestate(admission.tracestate);
 }
 
 SequenceEnd ReadEnd(v1::SequenceEnd end) {

@@ -32,6 +32,7 @@ TEST(RunMessagesTest, PlanCarriesEveryField) {
   admission.deadline = absl::FromUnixMillis(123456);
   admission.request_id = "r";
   admission.traceparent = "t";
+  admission.tracestate = "s";
   plan.admissions.emplace_back();
   plan.cancellations = {{8, 1}};
   plan.acknowledgements = {{9, 2, 30}};
@@ -67,6 +68,7 @@ TEST(RunMessagesTest, PlanCarriesEveryField) {
   EXPECT_EQ(message.admissions(1).deadline_unix_ms(), 0);
   EXPECT_EQ(out.request_id(), "r");
   EXPECT_EQ(out.traceparent(), "t");
+  EXPECT_EQ(out.tracestate(), "s");
   EXPECT_EQ(message.cancellations(0).id(), 8u);
   EXPECT_EQ(message.acknowledgements(0).length(), 30u);
   EXPECT_EQ(message.prefill_token_budget(), 64u);

@@ -166,6 +166,7 @@ void GatewayTelemetry::OnRequestEnd(const RequestSummary& summary) {
 void GatewayTelemetry::LogRequest(const RequestSummary& summary) {
   log_.Info("request ended",
             {{"request_id", summary.request_id},
+             {"trace_id", summary.trace_id},
              {"api", summary.api},
              {"code", absl::StatusCodeToString(summary.status.code())},
              {"reason", summary.status.ok() ? "" : ErrorReasonName(ReasonOf(summary.status))},

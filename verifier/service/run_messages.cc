@@ -26,14 +26,15 @@ absl::Status CheckTokens(const char* field, const google::protobuf::RepeatedFiel
   return InvalidArgument("{}[{}] must be in 0..{}, got {}", field, bad - ids.begin(), vocab_size - 1, *bad);
 }
 
-absl::Status CheckText(const char* field, const std::string& text, size_t max_bytes) {
+absl::Status CheckText(const char* field, const std::string& text, size_t max_bytes, bool spaces = false) {
   if (text.size() > max_bytes) {
     return InvalidArgument("{} must have at most {} bytes, got {}", field, max_bytes, text.size());
   }
-  const bool printable =
-      std::all_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_isgraph(c); });
+  const bool printable = std::all_of(text.begin(), text.end(), [&](unsigned char c) {
+    return absl::ascii_isgraph(c) || (spaces && c == ' ');
+  });
   if (!printable) {
-    return InvalidArgument("{} must be printable ASCII without spaces, got {}", field,
+    return InvalidArgument("{} must be printable ASCII{}, got {}", field, spaces ? "" : " without spaces",
                            rpc::QuoteForMessage(text));
   }
   return absl::OkStatus();
@@ -87,6 +88,7 @@ absl::StatusOr<Admission> CheckAdmission(const v1::Admission& message, const Pla
       CheckRange("deadline_unix_ms", message.deadline_unix_ms(), 0, std::numeric_limits<int64_t>::max()));
   RETURN_IF_ERROR(CheckText("request_id", message.request_id(), kMaxRequestIdBytes));
   RETURN_IF_ERROR(CheckText("traceparent", message.traceparent(), kMaxTraceparentBytes));
+  RETURN_IF_ERROR(CheckText("tracestate", message.tracestate(), kMaxTracestateBytes, /*spaces=*/true));
   if (message.cache_owner().size() > kMaxCacheOwnerBytes) {
     return InvalidArgument("cache_owner must have at most {} bytes, got {}", kMaxCacheOwnerBytes,
                            message.cache_owner().size());

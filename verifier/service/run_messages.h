@@ -22,6 +22,7 @@ inline constexpr int kMaxLogprobs = 20;
 inline constexpr int kMaxPriority = 4;
 inline constexpr size_t kMaxRequestIdBytes = 128;
 inline constexpr size_t kMaxTraceparentBytes = 55;
+inline constexpr size_t kMaxTracestateBytes = 512;
 inline constexpr size_t kMaxCacheOwnerBytes = 256;
 
 struct PlanBounds {

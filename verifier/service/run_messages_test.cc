@@ -49,6 +49,7 @@ TEST(CheckPlan, CarriesEverythingOver) {
   admission.set_deadline_unix_ms(1500);
   admission.set_cache_owner("key 1");
   admission.set_request_id("r-1");
+  admission.set_tracestate("a=1, b=2");
   v1::Plan message = PlanOf(admission);
   message.add_cancellations()->set_id(3);
   v1::Acknowledgement& ack = *message.add_acknowledgements();
@@ -139,6 +140,9 @@ TEST(CheckPlan, ABadAdmissionFailsAloneAndNamesFieldLimitAndValue) {
        [](auto& a) { a.set_request_id("a\n"); }},
       {"traceparent must have at most 55 bytes, got 56",
        [](auto& a) { a.set_traceparent(std::string(56, '0')); }},
+      {"tracestate must have at most 512 bytes, got 513",
+       [](auto& a) { a.set_tracestate(std::string(513, 'x')); }},
+      {"tracestate must be printable ASCII, got 'a=1,\\n'", [](auto& a) { a.set_tracestate("a=1,\n"); }},
       {"cache_owner must have at most 256 bytes, got 257",
        [](auto& a) { a.set_cache_owner(std::string(257, 'x')); }},
   };
