@@ -3,7 +3,9 @@
 //
 // Step/T: one sequence of T new tokens after a context of 256, logits of all rows; V(8) is Step/8 / Step/1.
 // Prefill/T: the same with logits of the last row only. Threads: TANDEM_THREADS (default 2); activations:
-// TANDEM_ACTIVATIONS (default int8); weights: TANDEM_DTYPE (default: as the file holds them).
+// TANDEM_ACTIVATIONS (default int8); weights: TANDEM_DTYPE (default: as the file holds them). The context of
+// the output tells the weights' bytes and what the machine can do with as many threads: bytes/s read from a
+// buffer of that size, f32 operations/s.
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
@@ -15,6 +17,7 @@
 #include "common/base/status.h"
 #include "common/formats/checkpoint.h"
 #include "common/kernels/dispatch.h"
+#include "common/kernels/machine_limits.h"
 #include "common/models/model.h"
 #include "tests/support/pulled_file.h"
 
@@ -23,6 +26,7 @@ namespace {
 
 constexpr int kContext = 256;
 constexpr int kMaxTokens = 512;
+constexpr absl::Duration kLimitTime = absl::Milliseconds(400);
 
 struct Bench {
   explicit Bench(int num_threads) : pool(num_threads) {}
@@ -72,6 +76,16 @@ absl::StatusOr<std::unique_ptr<Bench>> CreateBench() {
   return bench;
 }
 
+absl::Status AddLimits(Bench& bench) {
+  const int64_t bytes = bench.model->WeightBytes();
+  ASSIGN_OR_RETURN(const double bandwidth, kernels::MeasureReadBandwidth(bytes, kLimitTime, bench.pool));
+  benchmark::AddCustomContext("weight_bytes", std::to_string(bytes));
+  benchmark::AddCustomContext("read_bytes_per_second", std::to_string(bandwidth));
+  benchmark::AddCustomContext("f32_operations_per_second",
+                              std::to_string(kernels::MeasureFmaRate(kLimitTime, bench.pool)));
+  return absl::OkStatus();
+}
+
 void RunSteps(benchmark::State& state, Bench& bench, bool all_logits) {
   const int tokens = static_cast<int>(state.range(0));
   for (auto _ : state) bench.Forward(kContext, tokens, all_logits);
@@ -94,6 +108,10 @@ int Main(int argc, char** argv) {
   }
   std::printf("%s on %s, %d threads\n", (*bench)->model->NumericsId().c_str(),
               kernels::ActiveTarget().c_str(), (*bench)->pool.num_threads());
+  if (const absl::Status status = AddLimits(**bench); !status.ok()) {
+    std::fprintf(stderr, "%s\n", status.ToString().c_str());
+    return 1;
+  }
   const auto add = [&](const char* name, bool all_logits) {
     return benchmark::RegisterBenchmark(
                name, [&, all_logits](benchmark::State& state) { RunSteps(state, **bench, all_logits); })
