@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "absl/strings/str_split.h"
+#include "common/base/model_store.h"
 #include "common/base/status.h"
 #include "common/formats/model_digest.h"
 #include "common/kernels/types.h"
@@ -21,7 +22,10 @@ constexpr int kMaxModelLen = 1 << 24;
 void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
   parser.AddString(
       "model", &options->model,
-      "Model to serve: a .gguf file, a Hugging Face directory, or a name known to `tandem pull`");
+      "Model to serve: a .gguf file, a Hugging Face directory, or a name known to `tandem pull`. "
+      "MEASUREMENTS ONLY, the text means nothing: scripted[:MODEL] has MODEL's tokenizer, no weights, and "
+      "tokens from "
+      "a table, to see what all but the model costs");
   parser.AddString("model-sha256", &options->model_sha256,
                    "Refuse any other model than that of this SHA-256 (README says how it is computed)");
   parser.AddAddress("listen", &options->listen, "gRPC address for gateways; port 0: any free one");
@@ -68,6 +72,8 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
       "each position is accepted, whatever the model says");
   parser.AddString("trace", &options->trace,
                    "File to which every decision on drafts is written, for tandem replay");
+  parser.AddFlag("profile", &options->profile,
+                 "Also time the stages of forward passes: series step_stage_*, for tandem bench --profile");
   parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), absl::Minutes(10),
                      "After SIGTERM, how long to go on as before while not ready");
   parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), absl::Hours(1),
@@ -106,6 +112,13 @@ absl::Status CheckVerifierOptions(const VerifierOptions& options) {
   RETURN_IF_ERROR(ParseWindowPolicy(options.policy).status());
   RETURN_IF_ERROR(ParseSyntheticAcceptance(options.synthetic_acceptance).status());
   return absl::OkStatus();
+}
+
+std::optional<std::string> ScriptedModelOf(const std::string& model) {
+  constexpr std::string_view kScripted = "scripted";
+  if (model == kScripted) return kDefaultModel;
+  if (!model.starts_with("scripted:")) return std::nullopt;
+  return model.substr(kScripted.size() + 1);
 }
 
 int NumThreads(const VerifierOptions& options) {

@@ -1,6 +1,7 @@
 // The flags of tandem-verifier.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,7 @@
 namespace tandem::verifier {
 
 struct VerifierOptions {
-  std::string model;         // required
+  std::string model;         // required; see also ScriptedModelOf
   std::string model_sha256;  // formats::ModelDigest; empty: any
   Address listen{"127.0.0.1", 8011, ""};
   Address metrics{"127.0.0.1", 8012, ""};
@@ -42,6 +43,7 @@ struct VerifierOptions {
   int draft_top_m = 64;
   std::string synthetic_acceptance;  // probabilities by position, separated by commas
   std::string trace;                 // file for decisions; empty: none
+  bool profile = false;              // series step_stage_*
 
   absl::Duration drain_delay = absl::Seconds(5);
   absl::Duration drain_timeout = absl::Seconds(30);
@@ -52,6 +54,10 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options);
 
 // What no single flag can be blamed for; kInvalidArgument is bad usage.
 absl::Status CheckVerifierOptions(const VerifierOptions& options);
+
+// "scripted:MODEL" or "scripted" (the default model): MODEL's tokenizer and sizes, tokens from a table.
+// nullopt: a real one.
+std::optional<std::string> ScriptedModelOf(const std::string& model);
 
 // The parts as model and engine want them. Requires checked options.
 int NumThreads(const VerifierOptions& options);

@@ -5,6 +5,8 @@
 
 #include <sstream>
 
+#include "common/base/model_store.h"
+
 namespace tandem::verifier {
 namespace {
 
@@ -66,6 +68,13 @@ TEST(VerifierOptions, TogetherTheyMustMakeSense) {
   options.max_step_tokens = 8;
   options.max_num_seqs = 9;
   EXPECT_THAT(CheckVerifierOptions(options).message(), HasSubstr("--max-num-seqs must not exceed"));
+}
+
+TEST(VerifierOptions, AScriptedModelTakesItsTextFromARealOne) {
+  EXPECT_EQ(ScriptedModelOf("scripted"), kDefaultModel);
+  EXPECT_EQ(ScriptedModelOf("scripted:dir/model.gguf"), "dir/model.gguf");
+  EXPECT_EQ(ScriptedModelOf("scripted-model.gguf"), std::nullopt);
+  EXPECT_EQ(ScriptedModelOf("smollm2-135m"), std::nullopt);
 }
 
 TEST(VerifierOptions, HelpIsComplete) {

@@ -29,6 +29,7 @@
 #include "verifier/engine/trace_recorder.h"
 #include "verifier/engine_metrics.h"
 #include "verifier/scheduling/step_time_cache.h"
+#include "verifier/scripted_model.h"
 #include "verifier/service/drafter_connections.h"
 #include "verifier/service/run_service.h"
 #include "verifier/service/speculate_link.h"
@@ -40,6 +41,12 @@ namespace {
 
 constexpr char kProgram[] = "tandem-verifier";
 constexpr absl::Duration kWarmUpPatience = absl::Minutes(5);
+// What a scripted model says, over and over.
+constexpr char kScript[] =
+    "A river begins as water that finds the lowest way. It carries sand and leaves, cuts valleys over "
+    "thousands of years, "
+    "and slows where the land is flat. People build towns beside it: for trade, for mills, for fields that "
+    "need no rain. ";
 
 // $XDG_CACHE_HOME/tandem or ~/.cache/tandem; empty if there is no home.
 std::string CacheDirectory() {
@@ -52,7 +59,8 @@ std::string CacheDirectory() {
 }  // namespace
 
 absl::StatusOr<ModelFiles> OpenModel(const VerifierOptions& options) {
-  ASSIGN_OR_RETURN(const std::string path, ResolveModel(options.model));
+  const std::optional<std::string> scripted = ScriptedModelOf(options.model);
+  ASSIGN_OR_RETURN(const std::string path, ResolveModel(scripted.value_or(options.model)));
   RETURN_IF_ERROR(formats::CheckModelDigest(path, options.model_sha256));
   ModelFiles files;
   ASSIGN_OR_RETURN(files.checkpoint, formats::Checkpoint::Open(path));
@@ -61,7 +69,12 @@ absl::StatusOr<ModelFiles> OpenModel(const VerifierOptions& options) {
     const auto tokenizer = text::Tokenizer::Create(sources);
     if (!tokenizer.ok()) return Annotate(tokenizer.status(), path);
     files.tokenizer_hash = (*tokenizer)->hash();
+    if (scripted) {
+      ASSIGN_OR_RETURN(files.script, (*tokenizer)->Encode(kScript, /*special_tokens=*/false));
+    }
   }
+  if (scripted && files.script.empty())
+    return FailedPrecondition("{} has no tokenizer to script a text with", path);
   return files;
 }
 
@@ -120,7 +133,16 @@ absl::Status VerifierProcess::Bind() {
 absl::Status VerifierProcess::Load(ModelFiles files, std::vector<DrafterEndpoint> drafters) {
   const absl::Time start = absl::Now();
   pool_ = std::make_unique<ThreadPool>(NumThreads(options_));
-  ASSIGN_OR_RETURN(model_, models::LoadModel(*files.checkpoint, ToModelOptions(options_), *pool_));
+  if (files.script.empty()) {
+    ASSIGN_OR_RETURN(model_, models::LoadModel(*files.checkpoint, ToModelOptions(options_), *pool_));
+  } else {
+    log_.Warning("the model is scripted: the text means nothing, for measurements only");
+    model_ = NewScriptedModel(files.checkpoint->config(), ToModelOptions(options_), std::move(files.script));
+  }
+  if (options_.profile) {
+    model_->profile().Enable();
+    stage_metrics_.emplace(metrics_);
+  }
   EngineOptions engine = ToEngineOptions(options_);
   if (const std::string cache = CacheDirectory(); !cache.empty()) {
     engine.step_time_cache_path = StepTimeCachePath(
@@ -148,6 +170,7 @@ absl::Status VerifierProcess::Load(ModelFiles files, std::vector<DrafterEndpoint
 
   loop_ = StepLoop::Start(*engine_, Clock::Real(), [this](const StepStats& step, const EngineStats& stats) {
     engine_metrics_.OnStep(step, stats);
+    if (stage_metrics_) stage_metrics_->OnStep(model_->profile());
   });
   engine_metrics_.SetMaxSequences(identity.max_sequences);
   engine_metrics_.Follow(loop_.get());

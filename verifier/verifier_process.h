@@ -10,7 +10,9 @@
 // caller's to talk to. Not thread-safe.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +33,7 @@
 #include "verifier/engine_metrics.h"
 #include "verifier/service/drafter_connections.h"
 #include "verifier/service/run_service.h"
+#include "verifier/stage_metrics.h"
 #include "verifier/verifier_options.h"
 
 namespace tandem::verifier {
@@ -38,7 +41,8 @@ namespace tandem::verifier {
 // What --check-config reads: the model's files, checked, not loaded.
 struct ModelFiles {
   std::unique_ptr<formats::Checkpoint> checkpoint;
-  std::string tokenizer_hash;  // empty: the model has no tokenizer
+  std::string tokenizer_hash;   // empty: the model has no tokenizer
+  std::vector<int32_t> script;  // of a scripted model: its table; empty: a real model
 };
 
 // Of --model and --model-sha256.
@@ -74,6 +78,7 @@ class VerifierProcess {
   telemetry::Logger log_;
   telemetry::Metrics metrics_;
   EngineMetrics engine_metrics_;
+  std::optional<StageMetrics> stage_metrics_;  // with --profile
   telemetry::Labelled<prometheus::Counter> trace_steps_;
   rpc::CallMetrics calls_;
   telemetry::Health health_;

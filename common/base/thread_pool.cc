@@ -1,5 +1,7 @@
 #include "common/base/thread_pool.h"
 
+#include <pthread.h>
+
 #include "common/base/status.h"
 
 namespace tandem {
@@ -91,6 +93,7 @@ bool ThreadPool::WaitForWork(uint64_t seen_epoch) {
 }
 
 void ThreadPool::HelperLoop() {
+  pthread_setname_np(pthread_self(), "tandem-pool");  // so that its CPU time can be told from others'
   uint64_t epoch = 0;
   while (WaitForWork(epoch)) {
     epoch = EpochOf(claim_.load(std::memory_order_acquire));

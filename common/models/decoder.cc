@@ -125,6 +125,7 @@ void Decoder::Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outp
   CheckBatch(batch, cache);
   const ThreadPool::Active active(pool_);
   outputs.taps.clear();
+  profile_.Begin();
 
   const int64_t size = static_cast<int64_t>(batch.tokens.size()) * hidden_;
   kernels::EmbeddingLookup(weights_.embedding, batch.tokens, buffers_.x, pool_);
@@ -151,6 +152,7 @@ void Decoder::AttentionBranch(int layer, const Batch& batch, kernels::KvCache& c
 
   kernels::RmsNorm(b.x, w.attention_norm, config_.rms_norm_eps, tokens, b.normed, pool_);
   LoadInput(b.normed, tokens, hidden_);
+  profile_.Charge(Stage::kSmall);
   Project(layer, tokens);
   if (config_.HasOwnKv(layer)) WriteKeysAndValues(layer, batch, cache);
   if (!w.q_norm.empty()) {
@@ -158,10 +160,14 @@ void Decoder::AttentionBranch(int layer, const Batch& batch, kernels::KvCache& c
   }
   kernels::Rope(b.q, a.q_width, batch.positions, heads_, a.head_dim, a.rope.cos.data(), a.rope.sin.data(),
                 pool_);
+  profile_.Charge(Stage::kSmall);
   kernels::Attention(b.q, a.q_width, kv_layer_[layer], batch.sequences, cache, heads_,
                      config_.attention_scale, b.attended, a.q_width, pool_, a.window);
+  profile_.Charge(Stage::kAttention, [&] { return AttentionWork(layer, batch); });
   LoadInput(b.attended, tokens, a.q_width);
+  profile_.Charge(Stage::kSmall);
   kernels::Gemm(*input_, w.o, b.branch, hidden_, pool_);
+  profile_.Charge(Stage::kAttentionOutput, [&] { return ProductWork({&w.o}, tokens); });
   AddBranch(w.post_attention_norm, tokens);
 }
 
@@ -172,6 +178,11 @@ void Decoder::Project(int layer, int tokens) {
   const bool own_kv = config_.HasOwnKv(layer);
   const kernels::GemmOutput qkv[] = {{&w.q, b.q}, {&w.k, b.k}, {&w.v, b.v}};
   kernels::GemmMany(*input_, std::span(qkv).first(!own_kv ? 1 : a.value_is_key ? 2 : 3), pool_);
+  profile_.Charge(Stage::kQkv, [&] {
+    return !own_kv          ? ProductWork({&w.q}, tokens)
+           : a.value_is_key ? ProductWork({&w.q, &w.k}, tokens)
+                            : ProductWork({&w.q, &w.k, &w.v}, tokens);
+  });
   if (own_kv && a.value_is_key) std::memcpy(b.v, b.k, sizeof(float) * tokens * a.kv_width);
   if (w.q_bias.empty()) return;
   kernels::AddToRows(b.q, w.q_bias, tokens, pool_);
@@ -203,12 +214,16 @@ void Decoder::FeedForwardBranch(int layer, const Batch& batch) {
 
   kernels::RmsNorm(b.x, w.feed_forward_norm, config_.rms_norm_eps, tokens, b.normed, pool_);
   LoadInput(b.normed, tokens, hidden_);
+  profile_.Charge(Stage::kSmall);
   const kernels::GemmOutput gate_up[] = {{&w.gate, b.gate}, {&w.up, b.up}};
   kernels::GemmMany(*input_, gate_up, pool_);
+  profile_.Charge(Stage::kGateUp, [&] { return ProductWork({&w.gate, &w.up}, tokens); });
   const auto activate = config_.traits().gelu ? kernels::GeGlu : kernels::SwiGlu;
   activate(b.gate, b.up, tokens, intermediate, b.gate, pool_);
   LoadInput(b.gate, tokens, intermediate);
+  profile_.Charge(Stage::kSmall);
   kernels::Gemm(*input_, w.down, b.branch, hidden_, pool_);
+  profile_.Charge(Stage::kDown, [&] { return ProductWork({&w.down}, tokens); });
   AddBranch(w.post_feed_forward_norm, tokens);
 }
 
@@ -243,10 +258,35 @@ void Decoder::Logits(const Batch& batch, Outputs& outputs) {
   }
   kernels::RmsNorm(b.last, weights_.final_norm, config_.rms_norm_eps, rows, b.last, pool_);
   LoadInput(b.last, rows, hidden_);
+  profile_.Charge(Stage::kSmall);
   kernels::Gemm(*input_, weights_.head(), b.logits, vocab_, pool_);
+  profile_.Charge(Stage::kHead, [&] { return ProductWork({&weights_.head()}, rows); });
   if (config_.logit_softcap > 0) {
     kernels::SoftCapInPlace(b.logits, config_.logit_softcap, int64_t{rows} * vocab_, pool_);
+    profile_.Charge(Stage::kSmall);
   }
+}
+
+StageWork Decoder::ProductWork(std::initializer_list<const kernels::Matrix*> matrices, int64_t tokens) {
+  StageWork work;
+  for (const kernels::Matrix* matrix : matrices) {
+    work.bytes += matrix->bytes();
+    work.operations += 2 * matrix->rows() * matrix->cols() * tokens;
+  }
+  return work;
+}
+
+StageWork Decoder::AttentionWork(int layer, const Batch& batch) const {
+  const Attention& a = AttentionOf(layer);
+  const int64_t value_bytes = options_.kv_type == kernels::KvType::kF32 ? 4 : 2;
+  StageWork work;
+  for (const kernels::SequenceRows& sequence : batch.sequences) {
+    const int64_t rows = sequence.num_rows, end = int64_t{sequence.first_position} + rows;
+    work.bytes += 2 * end * a.kv_width * value_bytes;
+    // Row i sees first_position + i + 1 positions; a score and a weighted sum of each.
+    work.operations += 4 * a.q_width * (rows * end - rows * (rows - 1) / 2);
+  }
+  return work;
 }
 
 void Decoder::CheckBatch(const Batch& batch, const kernels::KvCache& cache) const {

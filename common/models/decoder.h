@@ -18,6 +18,7 @@
 // Attention reads only what the window holds.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -92,6 +93,10 @@ class Decoder : public Model {
   void LoadInput(const float* x, int tokens, int cols);
   void Tap(int layer, const Batch& batch, Outputs& outputs);
   void Logits(const Batch& batch, Outputs& outputs);
+  // What the products of `tokens` rows with these matrices have to read and to compute.
+  static StageWork ProductWork(std::initializer_list<const kernels::Matrix*> matrices, int64_t tokens);
+  // What a layer's attention has to, at most (a window is not looked at).
+  StageWork AttentionWork(int layer, const Batch& batch) const;
 
   // Constant after Create.
   const formats::ModelConfig config_;

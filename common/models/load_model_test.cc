@@ -111,6 +111,33 @@ TEST_F(LoadModelTest, RefusesWeightsThatAreNotFinite) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("model.embed_tokens.weight"));
 }
 
+TEST_F(LoadModelTest, ProfilesTheStagesOfItsStepsOnceAsked) {
+  const auto model =
+      *LoadModel(*Write(Config()), {.kv_type = kernels::KvType::kF32, .max_step_tokens = 4}, pool_);
+  const auto step = [&] {
+    ModelDriver driver(*model, 4);
+    ModelDriver::Sequence sequence;
+    driver.Step({{&sequence, {1, 2, 3}, {2}}});
+  };
+  step();
+  EXPECT_EQ(model->profile().totals(Stage::kHead).work.operations, 0);
+  EXPECT_EQ(model->profile().totals(Stage::kSmall).nanoseconds, 0);
+
+  model->profile().Enable();
+  step();
+  const auto operations = [&](Stage stage) { return model->profile().totals(stage).work.operations; };
+  const int64_t layers = 2, tokens = 3, product = 2 * layers * tokens;
+  EXPECT_EQ(operations(Stage::kQkv), product * 32 * (32 + 16 + 16));
+  EXPECT_EQ(operations(Stage::kAttentionOutput), product * 32 * 32);
+  EXPECT_EQ(operations(Stage::kGateUp), product * 32 * 2 * 64);
+  EXPECT_EQ(operations(Stage::kDown), product * 32 * 64);
+  EXPECT_EQ(operations(Stage::kHead), 2 * 32 * 24);  // of one row
+  EXPECT_EQ(operations(Stage::kAttention), layers * 4 * 32 * (1 + 2 + 3));
+  EXPECT_EQ(model->profile().totals(Stage::kAttention).work.bytes, layers * tokens * 2 * 16 * 4);
+  EXPECT_GE(model->profile().totals(Stage::kGateUp).work.bytes, layers * 2 * 64 * 32 * 4);
+  EXPECT_GT(model->profile().totals(Stage::kSmall).nanoseconds, 0);
+}
+
 using ForwardDeathTest = LoadModelTest;
 
 TEST_F(ForwardDeathTest, EndsTheProcessOnABatchAgainstTheRules) {

@@ -21,6 +21,7 @@
 #include "common/kernels/attention.h"
 #include "common/kernels/kv_cache.h"
 #include "common/kernels/types.h"
+#include "common/models/step_profile.h"
 
 namespace tandem::models {
 
@@ -76,6 +77,12 @@ class Model {
   // its own sequence's tokens, bit for bit. A batch against the rules above or beyond options() ends the
   // process (TANDEM_CHECK).
   virtual void Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outputs) = 0;
+
+  // Filled by Forward once it is enabled.
+  StepProfile& profile() { return profile_; }
+
+ protected:
+  StepProfile profile_;
 };
 
 // Packs the checkpoint's weights. Borrows `pool`, which must outlive the model; copies what it needs of the

@@ -1,5 +1,7 @@
 #include "verifier/engine/step_loop.h"
 
+#include <pthread.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -147,6 +149,7 @@ class ThreadedStepLoop final : public StepLoop {
   // a bounded time, so deadlines are met by the step they fall in; without sequences there are none, and the
   // thread sleeps until a command comes.
   void Run() {
+    pthread_setname_np(pthread_self(), "tandem-steps");  // so that its CPU time can be told from others'
     std::vector<Command> commands;
     while (Receive(commands)) {
       busy_since_ns_.store(absl::ToInt64Nanoseconds(clock_.Now()));
