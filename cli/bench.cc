@@ -11,11 +11,13 @@
 #include "cli/compare_policies.h"
 #include "cli/engine_access.h"
 #include "cli/load_generator.h"
+#include "cli/profile.h"
 #include "cli/stack_options.h"
 #include "common/base/model_store.h"
 #include "common/base/options.h"
 #include "common/base/status.h"
 #include "nlohmann/json.hpp"
+#include "verifier/verifier_options.h"
 
 namespace tandem::cli {
 namespace {
@@ -166,6 +168,28 @@ int ShowComparison(const CompareOptions& options, const Comparison& comparison, 
   return coupled && comparison.different_texts > 0 ? 1 : 0;
 }
 
+// The verifier's, of its --threads among the settings.
+int VerifierThreads(const std::vector<std::string>& settings) {
+  verifier::VerifierOptions options;
+  for (const std::string& setting : settings) {
+    const auto flag = ParseProcessFlag(setting);
+    if (!flag.ok() || flag->process != "verifier" || flag->flag != "threads") continue;
+    if (const auto threads = ParseInteger(flag->value); threads.ok())
+      options.threads = static_cast<int>(*threads);
+  }
+  return verifier::NumThreads(options);
+}
+
+int ShowProfile(ProfileOptions options, const std::string& json_path) {
+  options.threads = VerifierThreads(options.settings);
+  const auto profile = MeasureProfile(options);
+  if (!profile.ok()) return ReportStartFault(kProgram, profile.status());
+  fmt::print("{}", FormatTable(*profile));
+  if (json_path.empty()) return 0;
+  const auto status = WriteFile(json_path, ToJson(*profile).dump(2) + "\n");
+  return status.ok() ? 0 : ReportStartFault(kProgram, status);
+}
+
 }  // namespace
 
 int BenchMain(int argc, const char* const* argv) {
@@ -175,11 +199,13 @@ int BenchMain(int argc, const char* const* argv) {
   std::vector<std::string> settings;
   int64_t seed = 1;
   int warmup = 2, sample = 16;
+  bool profile = false;
   OptionParser parser(
       kProgram,
       "Measures a running gateway, or one started for the time being: latency percentiles and "
       "throughput, closed loop (--concurrency) or open loop (--rate). With --compare it starts a "
-      "stack for each window policy and measures them in turns.");
+      "stack for each window policy and measures them in turns; with --profile it shows where a round's time "
+      "goes.");
   parser.AddString("http", &http, "the gateway's HOST:PORT; default: 127.0.0.1:8000 if one is ready there");
   parser.AddString("model", &model, "start an engine with this model (file, directory or name) instead");
   parser.AddString("drafter", &drafter, std::string("of an engine started here: ") + kDrafterHelp);
@@ -190,6 +216,9 @@ int BenchMain(int argc, const char* const* argv) {
   parser.AddDuration("time-limit", &compare.time_limit, absl::Seconds(1), absl::Hours(24),
                      "--compare: no run begins later");
   parser.AddString("plot", &plot_path, "--compare: also draw the figures as SVG into this file");
+  parser.AddFlag("profile", &profile,
+                 "start a stack and print the time of a round by stage, one request at a time, beside the "
+                 "machine's limits");
   parser.AddInteger("concurrency", &load.concurrency, 1, 1024, "closed loop: requests in flight");
   parser.AddNumber("rate", &load.rate, 0, 1e6, "open loop: Poisson arrivals per second; 0: closed loop");
   parser.AddInteger("requests", &load.num_requests, 1, 1'000'000, "requests in all");
@@ -198,7 +227,7 @@ int BenchMain(int argc, const char* const* argv) {
   parser.AddNumber("temperature", &load.temperature, 0, 2, "0: greedy");
   parser.AddInteger("seed", &seed, 0, INT64_MAX, "of arrivals, requests and the sample");
   parser.AddString("prompts", &prompts, "JSONL file of {\"turns\": [\"...\"]}; the first turn is sent");
-  parser.AddInteger("sample", &sample, 1, 1'000'000, "--compare: prompts drawn from the file");
+  parser.AddInteger("sample", &sample, 1, 1'000'000, "--compare, --profile: prompts drawn from the file");
   parser.AddString("json", &json_path, "also write the figures to this file");
   if (const auto code = parser.Parse(argc, argv)) return *code;
   load.seed = static_cast<uint64_t>(seed);
@@ -212,6 +241,8 @@ int BenchMain(int argc, const char* const* argv) {
     compare.policies = *std::move(parsed);
     if (!http.empty()) return bad_usage(InvalidArgument("--compare starts its own engines: no --http"));
   }
+  if (profile && (!http.empty() || !policies.empty()))
+    return bad_usage(InvalidArgument("--profile starts a stack of its own: no --http, no --compare"));
   for (const std::string& setting : settings) {
     if (const auto flag = ParseProcessFlag(setting); !flag.ok()) return bad_usage(flag.status());
   }
@@ -241,6 +272,18 @@ int BenchMain(int argc, const char* const* argv) {
     const auto comparison = ComparePolicies(compare);
     if (!comparison.ok()) return ReportStartFault(kProgram, comparison.status());
     return ShowComparison(compare, *comparison, json_path, plot_path);
+  }
+  if (profile) {
+    ProfileOptions options;
+    options.model = model.empty() ? kDefaultModel : model;
+    options.drafter = drafter;
+    options.settings = settings;
+    options.max_tokens = load.max_tokens;
+    options.temperature = load.temperature;
+    options.seed = load.seed;
+    for (const auto& turns : SamplePrompts(load.prompts, static_cast<size_t>(sample), load.seed))
+      options.prompts.push_back(turns.front());
+    return ShowProfile(options, json_path);
   }
   auto access = EngineAccess::Open(http, model, drafter, settings);
   if (!access.ok()) return ReportStartFault(kProgram, access.status());

@@ -20,11 +20,12 @@ PolicySummary SumUp(const std::string& policy, const std::vector<const PolicyRun
   summary.policy = policy;
   summary.runs = static_cast<int>(runs.size());
   EngineCounters sum;
-  double decode_seconds = 0;
+  double decode_seconds = 0, tokens = 0;
   std::vector<double> speeds, ratios;
   for (size_t i = 0; i < runs.size(); ++i) {
     sum += runs[i]->engine;
     decode_seconds += runs[i]->decode_seconds;
+    tokens += runs[i]->output_tokens - 1;
     speeds.push_back(runs[i]->tokens_per_second());
     if (first[i]->tokens_per_second() > 0) ratios.push_back(speeds.back() / first[i]->tokens_per_second());
   }
@@ -40,6 +41,10 @@ PolicySummary SumUp(const std::string& policy, const std::vector<const PolicyRun
   summary.step_ms = 1e3 * Ratio(sum.target_seconds, sum.decode_steps);
   summary.draft_step_ms = 1e3 * Ratio(sum.drafter_seconds, sum.rounds);
   summary.draft_wait_ms = 1e3 * Ratio(sum.draft_wait_seconds, sum.draft_waits);
+  summary.tokens_per_step = Ratio(tokens, sum.decode_steps);
+  summary.drafting_ms = 1e3 * Ratio(sum.drafter_seconds, sum.decode_steps);
+  summary.hand_over_ms =
+      1e3 * Ratio(std::max(0.0, decode_seconds - sum.target_seconds - sum.drafter_seconds), sum.decode_steps);
   summary.hand_over_share =
       std::max(0.0, 1 - Ratio(sum.target_seconds + sum.drafter_seconds, decode_seconds));
   return summary;
@@ -108,6 +113,9 @@ nlohmann::json ToJson(const Comparison& comparison) {
          {"step_ms", s.step_ms},
          {"draft_step_ms", s.draft_step_ms},
          {"draft_wait_ms", s.draft_wait_ms},
+         {"tokens_per_step", s.tokens_per_step},
+         {"drafting_ms", s.drafting_ms},
+         {"hand_over_ms", s.hand_over_ms},
          {"verify_ratio", s.verify_ratio},
          {"hand_over_share", s.hand_over_share}});
   }

@@ -43,6 +43,8 @@ struct PolicySummary {
   double mean_window = 0;  // drafts checked, per step of the sequence
   double acceptance = 0;   // accepted / checked
   double step_ms = 0, draft_step_ms = 0, draft_wait_ms = 0;
+  // Per step of the target, drafted or not: tokens, what drafting took, and what passed beside both.
+  double tokens_per_step = 0, drafting_ms = 0, hand_over_ms = 0;
   // T(1 + w) / T(1): a step's time over that of the policy "off"; 0 if that is not measured.
   double verify_ratio = 0;
   // Share of the decoding time outside forward pass, sampling and the drafter's steps.

@@ -56,6 +56,9 @@ TEST(ComparisonTest, FiguresAreThoseWorkedByHand) {
   EXPECT_DOUBLE_EQ(fixed.draft_step_ms, 1e3 * 0.2 * 4 / 75);
   EXPECT_DOUBLE_EQ(fixed.verify_ratio, (0.5 * 4 / 75) / (0.8 * 8 / 300));
   EXPECT_NEAR(fixed.hand_over_share, 0.3, 1e-9);
+  EXPECT_DOUBLE_EQ(fixed.tokens_per_step, 4);
+  EXPECT_NEAR(fixed.drafting_ms, 1e3 * 0.2 * 4 / 75, 1e-9);
+  EXPECT_NEAR(fixed.hand_over_ms, 1e3 * 0.3 * 4 / 75, 1e-9);
 }
 
 TEST(ComparisonTest, HalfPairsDoNotCountAndOtherTextsDo) {

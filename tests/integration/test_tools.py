@@ -9,7 +9,8 @@ import xml.etree.ElementTree
 import pytest
 from harness import http, rpc
 from harness.paths import GOLDEN, TRAINED, binary
-from harness.processes import Up, children
+from harness.processes import ANY, Process, Up, children
+from harness.waiting import wait_until
 
 DRAFTER = str(GOLDEN / "drafters/trained_pair/drafter")
 PAIR = ["--model", TRAINED, "--drafter", DRAFTER]
@@ -135,6 +136,35 @@ def test_bench_compares_policies(prompts, tmp_path):
     assert all(0 <= policy["hand_over_share"] < 1 for policy in (off, fixed))
     texts = [node.text for node in xml.etree.ElementTree.parse(plot).iter("{http://www.w3.org/2000/svg}text")]
     assert {"off", "fixed:4"} <= set(texts)
+
+
+def test_bench_profiles_a_round(prompts, tmp_path):
+    figures = tmp_path / "profile.json"
+    out = tandem("bench", *PAIR, "--profile", "--prompts", prompts, "--max-tokens", "64", "--set",
+                 "verifier.policy=fixed:4", "--json", str(figures))
+    assert "limits here:" in out and "gate_up" in out, out
+    profile = json.loads(figures.read_text(encoding="utf-8"))
+    seconds = {stage["stage"]: stage["seconds"] for stage in profile["stages"]}
+    assert 0 < profile["rounds"] < profile["tokens"], "drafts stood"
+    for stage in ("planning", "qkv", "attention", "head", "small", "sampling", "delivering", "drafting"):
+        assert seconds[stage] > 0, stage
+    assert sum(seconds.values()) == pytest.approx(profile["seconds"], rel=0.2)
+    assert profile["read_bytes_per_second"] > 1e8 and profile["f32_operations_per_second"] > 1e8
+
+
+def test_a_scripted_model_says_its_table_whatever_is_asked():
+    with Process([binary("tandem-verifier"), "--model", f"scripted:{TRAINED}", "--listen", ANY, "--metrics", ANY]) as verifier:
+        address = verifier.addresses()["grpc"]
+        with Process([binary("tandem-gateway"), "--model", TRAINED, "--verifier", address, "--http", ANY, "--grpc", ANY,
+                      "--metrics", ANY]) as gateway:
+            door = gateway.addresses()["http"]
+            wait_until(lambda: http.get(door, "/ready").status == 200, "gateway ready", 60)
+            answers = [http.chat(door, question, temperature=temperature, max_tokens=400, ignore_eos=True).json()
+                       for question, temperature in ((QUESTIONS[0], 0), (QUESTIONS[0], 1), (QUESTIONS[1], 0))]
+        assert "the model is scripted" in verifier.stderr()
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers]
+    assert texts[0] == texts[1] and len(texts[0]) > 200
+    assert "lowest way" in texts[0] and "lowest way" in texts[2], texts
 
 
 def test_bench_names_a_bad_policy(prompts):
