@@ -15,7 +15,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 .DEFAULT_GOAL := build
 .PHONY: help deps deps-check deps-fuzz deps-image build run test sanitize sanitize-address sanitize-threads fuzz bench \
-        bench-load check image format clean
+        bench-cpu bench-load check image format clean
 
 help:
 	@echo 'make           build programs and tests (PRESET=release|debug|asan|tsan)'
@@ -25,6 +25,8 @@ help:
 	@echo 'make sanitize  parsers and threads of the core under address, undefined-behaviour and thread sanitizers'
 	@echo 'make fuzz      parsers of files and requests on hostile input, FUZZ_SECONDS=$(FUZZ_SECONDS) for each target'
 	@echo 'make bench     decode, prefill and verify-cost figures of MODEL on this machine'
+	@echo 'make bench-cpu  CPU goals with floor and reach, beside llama.cpp, twins of MODEL at four widths; GOALS=C1,C3 measures'
+	@echo '                these only, PROMPTS="FILE ..." for real ones (about half an hour; fetches llama.cpp, and torch for C6)'
 	@echo 'make bench-load  window policies at 1 to 64 requests at a time, on PROMPTS="FILE ..." (half an hour)'
 	@echo 'make check     formatting, clang-tidy on the files changed since BASE (default: the last commit), deploy/ and docker/'
 	@echo 'make image     builds the images of docker/ without a daemon, runs them, asks them a question (minutes)'
@@ -77,6 +79,13 @@ fuzz: deps deps-fuzz
 bench: build
 	$(BIN)/tandem pull $(MODEL)
 	tests/bench/bench.sh $(BIN) $(MODEL)
+
+# SWEEP: further flags of bench_cpu.py, such as --rounds 9 --json FILE.
+bench-cpu: build
+	$(BIN)/tandem pull $(MODEL)
+	tests/integration/make_venv.sh $(BUILD)/python tests/requirements.txt
+	TANDEM_BIN=$(BIN) $(BUILD)/python/bin/python tests/bench/bench_cpu.py --bin $(BIN) --model $(MODEL) \
+	  $(if $(GOALS),--only $(GOALS)) $(if $(PROMPTS),--prompts $(PROMPTS)) $(SWEEP)
 
 bench-load: build
 	$(BIN)/tandem pull $(MODEL)

@@ -5,7 +5,7 @@ What is measured, interleaved A B A B so that a slow spell of the machine meets 
                             llama-batched-bench, both without a server
   prefill                   tokens/s of a long prompt with max_tokens 1, from the request to its answer
   T(n)                      seconds of a step of n tokens of one sequence, all with logits (`model_bench`)
-  V(8) = T(8)/T(1)          llama.cpp: from the tokens/s of 8-token batches and of single tokens
+  V(8) = T(8)/T(1)          llama.cpp: from the tokens/s of 8-token batches (logits of the last) and of single tokens
 
 Settings from the environment:
   LLAMA_BENCH      llama-bench to use (llama-batched-bench beside it); "off": none. Default: built once by
@@ -19,45 +19,17 @@ import http.client
 import json
 import os
 import pathlib
-import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-DECODE_TOKENS, PREFILL_TOKENS, STREAMS = 128, 512, 8
+from engines import DECODE_TOKENS, PREFILL_TOKENS, LlamaBench, ModelBench, find_llama
+from machine import cpu_name, fail, model_file, num_cpus, run, spread
+
+STREAMS = 8
 STEP_TOKENS = (1, 2, 4, 8, 16, 32)
-
-
-def fail(message):
-    sys.exit(f"bench: {message}")
-
-
-def run(*command, environment=None):
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, **(environment or {})})
-    if done.returncode != 0:
-        fail(f"{command[0]} exited with {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def cpu_name():
-    match = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
-    return match.group(1) if match else "unknown CPU"
-
-
-def model_file(model):
-    """The path of a named model in the user's cache; a path stands for itself."""
-    if os.path.exists(model):
-        return pathlib.Path(model)
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    files = sorted((cache / "tandem/models" / model).glob("*.gguf"))
-    if not files:
-        fail(f"{model} is neither a path nor a pulled model")
-    return files[0]
 
 
 class Engine:
@@ -93,7 +65,7 @@ class Engine:
 
 class Tandem:
     def __init__(self, binaries, model, threads):
-        self._binaries, self._model, self._threads = binaries, model, threads
+        self._binaries, self._steps = binaries, ModelBench(binaries, model, threads)
         self._engine = Engine(binaries, model, threads)
         # Ids of plain words, so that the prompt has the same length each time.
         self._ids = self._engine.post("/tokenize", {"model": "default", "prompt": "one two three four five"})["tokens"]
@@ -110,23 +82,15 @@ class Tandem:
         begin = time.monotonic()
         self._engine.post("/v1/completions", {"model": "default", "prompt": prompt, "max_tokens": 1})
         figures["prefill"] = PREFILL_TOKENS / (time.monotonic() - begin)
-        seconds = self._step_seconds()
-        for tokens in STEP_TOKENS:
-            figures[f"T({tokens})"] = seconds[f"Step/{tokens}"]
-        figures["decode_alone"] = 1 / figures["T(1)"]
-        figures["prefill_alone"] = PREFILL_TOKENS / seconds[f"Prefill/{PREFILL_TOKENS}"]
+        alone = self._steps.measure(STEP_TOKENS)
+        figures |= {name: value for name, value in alone.items() if name.startswith("T(")}
+        figures["decode_alone"], figures["prefill_alone"] = 1 / alone["T(1)"], alone["prefill"]
         figures["V(8)"] = figures["T(8)"] / figures["T(1)"]
         return figures
 
-    def _step_seconds(self):
-        """{"Step/8": seconds, ...} of model_bench; its first line says numerics and instruction set."""
-        tests = "|".join([*(f"Step/{tokens}" for tokens in STEP_TOKENS), f"Prefill/{PREFILL_TOKENS}"])
-        output = run(self._binaries / "model_bench", f"--benchmark_filter=^({tests})/real_time$",
-                     "--benchmark_format=json", "--benchmark_min_time=0.3",
-                     environment={"TANDEM_SMOLLM2": str(self._model), "TANDEM_THREADS": str(self._threads)})
-        self.numerics, _, result = output.partition("\n")
-        return {row["name"].removesuffix("/real_time"): row["real_time"] / 1e3
-                for row in json.loads(result)["benchmarks"]}
+    @property
+    def numerics(self):
+        return self._steps.numerics
 
     def stop(self):
         self._engine.stop()
@@ -134,41 +98,17 @@ class Tandem:
 
 class LlamaCpp:
     def __init__(self, program, model, threads):
-        self._program, self._model, self._threads = pathlib.Path(program), model, threads
-        self._batched = self._program.with_name("llama-batched-bench")
+        self._bench = LlamaBench(program, model, threads)
 
     def measure(self):
-        tests = json.loads(run(self._program, "-m", self._model, "-t", self._threads, "-p", f"8,{PREFILL_TOKENS}",
-                               "-n", DECODE_TOKENS, "-r", 1, "-ngl", 0, "-o", "json"))
-        speed = {(test["n_prompt"], test["n_gen"]): test["avg_ts"] for test in tests}
-        figures = {"decode_1": speed[0, DECODE_TOKENS], "prefill": speed[PREFILL_TOKENS, 0],
-                   "V(8)": 8 * speed[0, DECODE_TOKENS] / speed[8, 0]}
-        figures["decode_alone"], figures["prefill_alone"] = figures["decode_1"], figures["prefill"]
-        figures["T(1)"], figures["T(8)"] = 1 / figures["decode_1"], 8 / speed[8, 0]
-        if self._batched.exists():
-            lines = run(self._batched, "-m", self._model, "-t", self._threads, "-npp", 48, "-ntg", DECODE_TOKENS,
-                        "-npl", STREAMS, "-c", 4096, "-ngl", 0, "--output-format", "jsonl")
-            rows = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
-            figures[f"decode_{STREAMS}"] = rows[-1]["speed_tg"]
-        return figures
+        alone = self._bench.measure()
+        return {"decode_1": alone["decode"], "decode_alone": alone["decode"],
+                f"decode_{STREAMS}": self._bench.decode_batched(STREAMS), "prefill": alone["prefill"],
+                "prefill_alone": alone["prefill"], "T(1)": alone["T(1)"], "T(8)": alone["T(8)"],
+                "V(8)": alone["T(8)"] / alone["T(1)"]}
 
     def stop(self):
         pass
-
-
-def find_llama():
-    """The llama-bench program, or None with the reason printed."""
-    given = os.environ.get("LLAMA_BENCH")
-    if given == "off":
-        return None
-    if given:
-        return given
-    print("building llama.cpp once (minutes; LLAMA_BENCH=off leaves it out) ...", flush=True)
-    done = subprocess.run([HERE / "build_llama.sh"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        print(f"llama.cpp cannot be built here, going on without: {done.stderr.strip().splitlines()[-1:]}")
-        return None
-    return done.stdout.strip()
 
 
 ROWS = [("decode_1", "decode, 1 stream", "tokens/s", 1), (f"decode_{STREAMS}", f"decode, {STREAMS} streams", "tokens/s", 1),
@@ -179,16 +119,11 @@ ROWS = [("decode_1", "decode, 1 stream", "tokens/s", 1), (f"decode_{STREAMS}", f
         ("V(8)", "V(8) = T(8)/T(1)", "", 1)]
 
 
-def spread(rounds, name, scale):
-    values = sorted(scale * figures[name] for figures in rounds if name in figures)
-    return (statistics.median(values), values[0], values[-1]) if values else None
-
-
 def show(results):
     """A table; one column per contender: median (fastest and slowest round), and ours / theirs."""
     print(f"\n{'':<26}" + "".join(f"{name:>32}" for name in results) + f"{'ratio of medians':>20}")
     for name, label, unit, scale in ROWS:
-        cells = [spread(rounds, name, scale) for rounds in results.values()]
+        cells = [spread(scale * figures[name] for figures in rounds if name in figures) for rounds in results.values()]
         if not any(cells):
             continue
         texts = [f"{c[0]:.2f} ({c[1]:.2f} .. {c[2]:.2f}) {unit}" if c else "-" for c in cells]
@@ -201,7 +136,7 @@ def main():
         print("usage: bench.sh BIN MODEL", file=sys.stderr)
         sys.exit(2)
     binaries, model = pathlib.Path(sys.argv[1]).resolve(), model_file(sys.argv[2])
-    threads = int(os.environ.get("BENCH_THREADS") or len(os.sched_getaffinity(0)))
+    threads = int(os.environ.get("BENCH_THREADS") or num_cpus())
     rounds = int(os.environ.get("BENCH_ROUNDS") or 5)
     llama = find_llama() if model.suffix == ".gguf" else None
     print(f"{model.name} on {cpu_name()}, {threads} threads, {rounds} rounds", flush=True)

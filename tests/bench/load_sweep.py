@@ -28,6 +28,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "integration"))
 
+from machine import cpu_name  # noqa: E402
 from harness import http  # noqa: E402
 from harness.paths import SOURCE, smollm2_path  # noqa: E402
 from harness.drafters import Drafter, SpeculatingStack  # noqa: E402
@@ -35,11 +36,6 @@ from harness.drafters import Drafter, SpeculatingStack  # noqa: E402
 DEFAULT_DRAFTER = SOURCE / "drafter/default/smollm2-135m-dspark-r0"
 MAX_STREAMS = 64
 PREDICTION_ERROR = "tandem_step_prediction_error_ratio_bucket"
-
-
-def cpu_name():
-    match = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
-    return match.group(1) if match else "unknown CPU"
 
 
 def read_prompts(files, count, seed):
