@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "common/base/status.h"
 
 namespace tandem::verifier {
@@ -16,8 +17,8 @@ constexpr float kCertain = 1000.0f;
 class ScriptedModel final : public models::Model {
  public:
   ScriptedModel(const formats::ModelConfig& config, const models::ModelOptions& options,
-                std::vector<int32_t> table)
-      : config_(config), options_(options), table_(std::move(table)) {
+                std::vector<int32_t> table, absl::Duration step_time)
+      : config_(config), options_(options), table_(std::move(table)), step_time_(step_time) {
     TANDEM_CHECK(!table_.empty());
     for (const int32_t token : table_) TANDEM_CHECK(token >= 0 && token < config_.vocab_size);
     options_.max_logits_rows = std::min(options.max_logits_rows, options.max_step_tokens);
@@ -37,6 +38,7 @@ class ScriptedModel final : public models::Model {
   int64_t WeightBytes() const override { return 0; }
 
   void Forward(const models::Batch& batch, kernels::KvCache&, models::Outputs& outputs) override {
+    if (step_time_ > absl::ZeroDuration()) absl::SleepFor(step_time_);  // a device that computes meanwhile
     for (const size_t place : raised_) logits_[place] = 0;
     raised_.clear();
     for (size_t i = 0; i < batch.logits_rows.size(); ++i) {
@@ -54,6 +56,7 @@ class ScriptedModel final : public models::Model {
   const formats::ModelConfig config_;
   models::ModelOptions options_;
   const std::vector<int32_t> table_;
+  const absl::Duration step_time_;
   std::vector<float> logits_;   // 0 but where raised_ says
   std::vector<size_t> raised_;  // of the last step
   std::vector<float> tap_;      // zeros
@@ -63,8 +66,8 @@ class ScriptedModel final : public models::Model {
 
 std::unique_ptr<models::Model> NewScriptedModel(const formats::ModelConfig& config,
                                                 const models::ModelOptions& options,
-                                                std::vector<int32_t> table) {
-  return std::make_unique<ScriptedModel>(config, options, std::move(table));
+                                                std::vector<int32_t> table, absl::Duration step_time) {
+  return std::make_unique<ScriptedModel>(config, options, std::move(table), step_time);
 }
 
 }  // namespace tandem::verifier

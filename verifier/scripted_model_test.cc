@@ -18,7 +18,7 @@ std::unique_ptr<models::Model> NewModel(std::vector<int32_t> table) {
   config.max_position = 64;
   models::ModelOptions options;
   options.max_step_tokens = options.max_logits_rows = 16;
-  return NewScriptedModel(config, options, std::move(table));
+  return NewScriptedModel(config, options, std::move(table), absl::ZeroDuration());
 }
 
 // The likeliest token behind each of the positions [first, first + count).

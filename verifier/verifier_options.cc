@@ -72,6 +72,8 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
       "each position is accepted, whatever the model says");
   parser.AddString("trace", &options->trace,
                    "File to which every decision on drafts is written, for tandem replay");
+  parser.AddDuration("scripted-step", &options->scripted_step, absl::ZeroDuration(), absl::Seconds(10),
+                     "With --model=scripted: what a step takes, computed nowhere; 0: no time");
   parser.AddFlag("profile", &options->profile,
                  "Also time the stages of forward passes: series step_stage_*, for tandem bench --profile");
   parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), absl::Minutes(10),
@@ -108,6 +110,9 @@ absl::Status CheckVerifierOptions(const VerifierOptions& options) {
         "--max-num-seqs must not exceed --max-step-tokens ({}), since each sequence has a token "
         "in each step; got {}",
         options.max_step_tokens, options.max_num_seqs);
+  }
+  if (options.scripted_step > absl::ZeroDuration() && !ScriptedModelOf(options.model)) {
+    return InvalidArgument("--scripted-step is of --model=scripted[:MODEL] only");
   }
   RETURN_IF_ERROR(ParseWindowPolicy(options.policy).status());
   RETURN_IF_ERROR(ParseSyntheticAcceptance(options.synthetic_acceptance).status());

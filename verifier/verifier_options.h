@@ -41,9 +41,10 @@ struct VerifierOptions {
   std::string row_dtype = "bf16";
   std::string row_transport = "auto";
   int draft_top_m = 64;
-  std::string synthetic_acceptance;  // probabilities by position, separated by commas
-  std::string trace;                 // file for decisions; empty: none
-  bool profile = false;              // series step_stage_*
+  std::string synthetic_acceptance;                     // probabilities by position, separated by commas
+  std::string trace;                                    // file for decisions; empty: none
+  absl::Duration scripted_step = absl::ZeroDuration();  // what a step of a scripted model takes
+  bool profile = false;                                 // series step_stage_*
 
   absl::Duration drain_delay = absl::Seconds(5);
   absl::Duration drain_timeout = absl::Seconds(30);

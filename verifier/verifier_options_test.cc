@@ -68,6 +68,12 @@ TEST(VerifierOptions, TogetherTheyMustMakeSense) {
   options.max_step_tokens = 8;
   options.max_num_seqs = 9;
   EXPECT_THAT(CheckVerifierOptions(options).message(), HasSubstr("--max-num-seqs must not exceed"));
+  options.max_num_seqs = 8;
+  EXPECT_TRUE(CheckVerifierOptions(options).ok());
+  options.scripted_step = absl::Milliseconds(1);
+  EXPECT_THAT(CheckVerifierOptions(options).message(), HasSubstr("--scripted-step"));
+  options.model = "scripted:m";
+  EXPECT_TRUE(CheckVerifierOptions(options).ok());
 }
 
 TEST(VerifierOptions, AScriptedModelTakesItsTextFromARealOne) {

@@ -137,7 +137,8 @@ absl::Status VerifierProcess::Load(ModelFiles files, std::vector<DrafterEndpoint
     ASSIGN_OR_RETURN(model_, models::LoadModel(*files.checkpoint, ToModelOptions(options_), *pool_));
   } else {
     log_.Warning("the model is scripted: the text means nothing, for measurements only");
-    model_ = NewScriptedModel(files.checkpoint->config(), ToModelOptions(options_), std::move(files.script));
+    model_ = NewScriptedModel(files.checkpoint->config(), ToModelOptions(options_), std::move(files.script),
+                              options_.scripted_step);
   }
   if (options_.profile) {
     model_->profile().Enable();

@@ -31,7 +31,7 @@ import service_cost
 import speculation
 from engines import LlamaBench, ModelBench, find_llama
 from goals import Goal
-from machine import CACHE, cpu_name, fail, has_flag, model_file, num_cpus, spread
+from machine import CACHE, Others, cpu_name, fail, has_flag, model_file, num_cpus, spread
 
 HERE = pathlib.Path(__file__).resolve().parent
 ALL = ("C1", "C2", "C3", "C4", "C5", "C6", "G5", "G10", "S1")
@@ -167,6 +167,7 @@ def main():
     print(f"{cpu_name()}, {options.threads} threads, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {model.name}")
     print(f"measuring {', '.join(options.only)}: about {estimate(options) / 60:.0f} minutes, and more the first time")
     llama = find_llama(required=True) if only & {"C1", "C3", "C4", "C6"} else None
+    others = Others()
     found, record, notes = [], {"cpu": cpu_name(), "threads": options.threads, "model": model.name}, []
     if only & {"C1", "C2", "C3", "C4"}:
         alone = ModelsAlone(options, model, llama)
@@ -195,6 +196,10 @@ def main():
             found += measured.goals()
             notes += measured.notes
             record["delivery"] = measured.record
+    busy, stolen = others.share()
+    notes.append(f"meanwhile other programs took {100 * busy:.1f} % of the machine, its host {100 * stolen:.1f} %" +
+                 ("; llama.cpp suffers most from that: measure again when it is quiet" if busy + stolen > 0.03 else ""))
+    record |= {"others_share": busy, "stolen_share": stolen}
     print()
     for note in notes:
         print(note)

@@ -3,9 +3,11 @@
 import os
 import pathlib
 import re
+import resource
 import statistics
 import subprocess
 import sys
+import time
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tandem"
 
@@ -56,3 +58,26 @@ def spread(values):
     """(median, smallest, largest), or None."""
     values = sorted(values)
     return (statistics.median(values), values[0], values[-1]) if values else None
+
+
+class Others:
+    """What programs other than this one and its children took of the machine since it was made. Children count once they
+    have ended."""
+
+    def __init__(self):
+        self._begin = self._read()
+
+    @staticmethod
+    def _read():
+        user, nice, system, idle, iowait, irq, softirq, steal, *_ = (
+            int(word) / os.sysconf("SC_CLK_TCK")
+            for word in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:])
+        usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        own = sum(u.ru_utime + u.ru_stime for u in usage)
+        return user + nice + system + irq + softirq - own, steal, time.monotonic()
+
+    def share(self):
+        """(share of the CPUs' time, and what the host took of it)."""
+        others, steal, now = (new - old for new, old in zip(self._read(), self._begin))
+        whole = now * os.cpu_count()
+        return max(0.0, others) / whole, steal / whole

@@ -45,41 +45,70 @@ def _load(options, http, streams, requests, tokens):
         return json.load(open(file.name, encoding="utf-8"))
 
 
+class Delivery:
+    """A gateway and a verifier with a scripted model whose steps take `step`."""
+
+    def __init__(self, options, model, step):
+        self._options, self._step, self.values, self.record = options, step, [], []
+        self.verifier = Process([str(options.bin / "tandem-verifier"), "--model", f"scripted:{model}", "--scripted-step",
+                                 step, "--listen", ANY, "--metrics", ANY, "--threads", str(options.threads),
+                                 "--max-num-seqs", str(STREAMS)])
+        address = self.verifier.addresses(timeout=60)["grpc"]
+        self.gateway = Process([str(options.bin / "tandem-gateway"), "--model", str(model), "--verifier", address, "--http",
+                                ANY, "--grpc", ANY, "--metrics", ANY])
+        doors = self.gateway.addresses(timeout=60)
+        self._http, self._metrics = doors["http"], Metrics(doors["metrics"])
+        wait_until(lambda: self._metrics.read().sum("tandem_ready") == 1, "gateway ready", 60)
+        self._load(1, 64)
+
+    def _load(self, requests_per_stream, tokens):
+        return _load(self._options, self._http, STREAMS, STREAMS * requests_per_stream, tokens)
+
+    def _snapshot(self):
+        scrape = self._metrics.read()
+        return (*cpu_seconds(self.verifier.pid), cpu_seconds(self.gateway.pid)[1],
+                scrape.sum("tandem_generation_tokens_total"), scrape.sum("tandem_inter_token_latency_seconds_count"))
+
+    def measure(self, requests_per_stream):
+        before = self._snapshot()
+        load = self._load(requests_per_stream, TOKENS)
+        after = self._snapshot()
+        threads, verifier, gateway, tokens, deliveries = (
+            {name: after[0].get(name, 0) - before[0].get(name, 0) for name in STEP_THREADS},
+            *(new - old for new, old in zip(after[1:], before[1:])))
+        steps = sum(threads.values())
+        figures = {"gateway_us": gateway, "verifier_us": verifier - steps, "steps_us": steps,
+                   "generator_us": load["generator_cpu_seconds"]}
+        figures = {name: seconds / tokens * 1e6 for name, seconds in figures.items()}
+        self.record.append(figures | {"tokens": tokens, "tokens_per_delivery": tokens / max(deliveries, 1),
+                                      "tokens_per_second": load["output_tokens_per_second"]})
+        self.values.append(figures["gateway_us"] + figures["verifier_us"])
+
+    def goal(self, counts):
+        last = self.record[-1]
+        return Goal("S1", f"CPU per token, {STREAMS} streams, {self._step} a step", self.values,
+                    *((25, 5) if counts else (None, None)), at_most=True, unit="us",
+                    detail=f"gateway {last['gateway_us']:.1f}, verifier {last['verifier_us']:.1f}; "
+                           f"{last['tokens_per_second']:.0f} tokens/s, {last['tokens_per_delivery']:.1f} a delivery; "
+                           f"steps {last['steps_us']:.1f}, load generator {last['generator_us']:.1f}")
+
+    def stop(self):
+        self.gateway.kill()
+        self.verifier.kill()
+
+
 def delivery(options, model):
-    """S1."""
-    verifier = Process([str(options.bin / "tandem-verifier"), "--model", f"scripted:{model}", "--listen", ANY, "--metrics",
-                        ANY, "--threads", str(options.threads), "--max-num-seqs", str(STREAMS)])
-    with verifier:
-        addresses = verifier.addresses(timeout=60)
-        gateway = Process([str(options.bin / "tandem-gateway"), "--model", str(model), "--verifier", addresses["grpc"],
-                           "--http", ANY, "--grpc", ANY, "--metrics", ANY])
-        with gateway:
-            doors = gateway.addresses(timeout=60)
-            metrics = Metrics(doors["metrics"])
-            wait_until(lambda: metrics.read().sum("tandem_ready") == 1, "gateway ready", 60)
-            _load(options, doors["http"], STREAMS, STREAMS, 64)
-            values, record = [], []
-            for _ in range(options.rounds):
-                before = (cpu_seconds(verifier.pid), cpu_seconds(gateway.pid),
-                          metrics.read().sum("tandem_generation_tokens_total"))
-                load = _load(options, doors["http"], STREAMS, STREAMS * REQUESTS_PER_STREAM, TOKENS)
-                after = (cpu_seconds(verifier.pid), cpu_seconds(gateway.pid),
-                         metrics.read().sum("tandem_generation_tokens_total"))
-                tokens = after[2] - before[2]
-                steps = sum(after[0][0].get(name, 0) - before[0][0].get(name, 0) for name in STEP_THREADS)
-                verifier_other = (after[0][1] - before[0][1] - steps) / tokens * 1e6
-                gateway_all = (after[1][1] - before[1][1]) / tokens * 1e6
-                values.append(verifier_other + gateway_all)
-                record.append({"gateway_us": gateway_all, "verifier_us": verifier_other, "steps_us": steps / tokens * 1e6,
-                               "tokens": tokens, "tokens_per_second": load["output_tokens_per_second"],
-                               "generator_us": load["generator_cpu_seconds"] / tokens * 1e6})
-    last = record[-1]
-    detail = (f"gateway {last['gateway_us']:.1f}, verifier {last['verifier_us']:.1f}; {last['tokens_per_second']:.0f} "
-              f"tokens/s")
-    notes = [f"S1: {STREAMS} HTTP streams, scripted model; step loop and pool {last['steps_us']:.1f} us, load generator "
-             f"{last['generator_us']:.1f} us a token"]
-    return Measured([Goal("S1", f"CPU per token at {STREAMS} streams", values, 25, 5, at_most=True, unit="us",
-                          detail=detail)], notes, record)
+    """S1: with steps long enough that each token is delivered by itself, and as fast as the machine allows, when several
+    tokens gather in a delivery."""
+    paced, free = Delivery(options, model, "10ms"), Delivery(options, model, "0s")
+    try:
+        for _ in range(options.rounds):
+            paced.measure(1)
+            free.measure(REQUESTS_PER_STREAM)
+    finally:
+        paced.stop()
+        free.stop()
+    return Measured([paced.goal(True), free.goal(False)], [], {"10ms": paced.record, "0s": free.record})
 
 
 def scheduling(options, model, prompts):
