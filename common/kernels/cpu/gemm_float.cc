@@ -41,6 +41,14 @@ HWY_INLINE F32x16 LoadWeights(const std::byte* p) {
   }
 }
 
+// What to fetch while a tile runs, laid out as its weights are: from `begin` on for `cols` columns, then from
+// `next` on. Null = nothing.
+struct Ahead {
+  const std::byte* begin = nullptr;
+  int64_t cols = 0;
+  const std::byte* next = nullptr;
+};
+
 // One register tile over `cols` columns: weights of panel p at w + p * panel_stride, activations of token t
 // at x + t * x_stride, accumulators [T][kMaxPanels][16] read and written.
 struct FloatRun {
@@ -50,7 +58,12 @@ struct FloatRun {
   int64_t x_stride;
   int64_t cols;
   float* acc;
+  Ahead ahead;
 };
+
+// With few tokens the processor itself looks far enough ahead; fetches would only cost (4 % for one token).
+template <int T>
+inline constexpr bool kFetchAhead = T > 2;
 
 template <int P, int T, Source source>
 HWY_NOINLINE void RunRegisters(const FloatRun& run) {
@@ -64,7 +77,17 @@ HWY_NOINLINE void RunRegisters(const FloatRun& run) {
   const std::byte* w = run.w;
   const float* x = run.x;
   const int64_t panel_stride = run.panel_stride, x_stride = run.x_stride;
+  const std::byte* ahead = run.ahead.begin;
   for (int64_t c = 0; c < run.cols; ++c, w += kColumnBytes, ++x) {
+    if (kFetchAhead<T> && c == run.ahead.cols) ahead = run.ahead.next;
+    if (kFetchAhead<T> && ahead != nullptr) {
+      // Every other column of bf16 begins a cache line.
+      if (source == Source::kF32 || c % 2 == 0) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) __builtin_prefetch(ahead + p * panel_stride);
+      }
+      ahead += kColumnBytes;
+    }
     F32x16 weights[P];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) weights[p] = LoadWeights<source>(w + p * panel_stride);
@@ -174,17 +197,23 @@ void RunPanels(const GemmTile& tile, int64_t panel, int panels, bool single, int
   std::fill(acc, acc + tokens * kMaxPanels * kLanes, 0.0f);
   const float* const x = tile.x->f32() + first_token * cols;
   const auto run_tokens = [&](Source source, const std::byte* weights, int64_t stride, int64_t column,
-                              int64_t n) {
+                              int64_t n, Ahead ahead) {
     for (int t = 0; t < tokens;) {
       const int count = NextTokens(tokens - t);
       PickRun(source, single,
-              count)({weights, stride, x + t * cols + column, cols, n, acc + t * kMaxPanels * kLanes});
+              count)({weights, stride, x + t * cols + column, cols, n, acc + t * kMaxPanels * kLanes, ahead});
       t += count;
+      ahead = {};
     }
   };
   if (!IsQuantised(w.type())) {
     const Source source = w.type() == WeightType::kF32 ? Source::kF32 : Source::kBF16;
-    run_tokens(source, w.panel(panel), w.panel_bytes(), 0, cols);
+    const int64_t column_bytes = source == Source::kF32 ? kLanes * 4 : kLanes * 2;
+    const int64_t distance = std::min(cols, kPrefetchBytes / (column_bytes * panels));
+    const std::byte* const begin = w.panel(panel);
+    const std::byte* const next = panel + 2 * panels <= w.num_panels() ? w.panel(panel + panels) : nullptr;
+    run_tokens(source, begin, w.panel_bytes(), 0, cols,
+               {distance < cols ? begin + distance * column_bytes : next, cols - distance, next});
   } else {
     alignas(64) float decoded[kMaxPanels * kChunkColumns * kLanes];
     constexpr int64_t kPanelFloats = kChunkColumns * kLanes;
@@ -194,7 +223,7 @@ void RunPanels(const GemmTile& tile, int64_t panel, int panels, bool single, int
         DecodeBlocks(w, w.panel(panel + p), column / kBlockColumns, n / kBlockColumns,
                      decoded + p * kPanelFloats);
       }
-      run_tokens(Source::kF32, reinterpret_cast<const std::byte*>(decoded), kPanelFloats * 4, column, n);
+      run_tokens(Source::kF32, reinterpret_cast<const std::byte*>(decoded), kPanelFloats * 4, column, n, {});
     }
   }
   StoreTile(tile, acc, panel, panels, first_token, tokens);

@@ -23,7 +23,8 @@ struct IntegerRun {
   const std::byte* panel;
   const Activations* x;
   int first_token;
-  float* out;  // [T][16]
+  float* out;              // [T][16]
+  const std::byte* ahead;  // what to fetch meanwhile, as many bytes as a panel has; null = nothing
 };
 
 #if HWY_TARGET == TANDEM_SCALAR_TARGET
@@ -99,11 +100,20 @@ HWY_INLINE void RunRegister(const IntegerRun& run, int reg) {
   constexpr int kOffsetBits = kOffset == 128 ? 7 : 3;
   static_assert(kOffset == 0 || kOffset == 1 << kOffsetBits);
 
+  // Behind several tokens' work on a block, processors do not look far enough ahead to ask for the next ones.
+  constexpr int64_t kAheadBytes = QuantBlockBytes(type) + kScaleBytes * (minimum ? 2 : 1);
+  const std::byte* ahead = reg == 0 ? run.ahead : nullptr;
+
   F32Reg acc[T];
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) acc[t] = hn::Zero(d);
   const std::byte* block = run.panel;
   for (int64_t b = 0; b < blocks; ++b, block += QuantBlockBytes(type)) {
+    if (ahead != nullptr) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kAheadBytes; i += 64) __builtin_prefetch(ahead + i);
+      ahead += kAheadBytes;
+    }
     BlockWeights<type> weights;
     weights.Load(block, reg);
     const F32Reg scale = LoadF16Reg(scales + b * kLanes);
@@ -150,14 +160,17 @@ RunFunction PickRun(const Matrix& w, int tokens) {
 void IntegerTile(const GemmTile& tile) {
   const Matrix& w = *tile.w;
   alignas(64) float out[kMaxTokens * kLanes];
+  const int64_t panels_ahead = std::max<int64_t>(1, kPrefetchBytes / w.panel_bytes());
   for (int64_t panel = tile.panel_begin; panel < tile.panel_end; ++panel) {
     const int64_t row = panel * kPanelRows;
     const int64_t n = std::min<int64_t>(kPanelRows, w.rows() - row);
+    const std::byte* ahead = panel + panels_ahead < w.num_panels() ? w.panel(panel + panels_ahead) : nullptr;
     for (int token = tile.token_begin; token < tile.token_end;) {
       const int left = tile.token_end - token;
       const int parts = (left + kMaxTokens - 1) / kMaxTokens;
       const int tokens = (left + parts - 1) / parts;
-      PickRun(w, tokens)({w.panel(panel), tile.x, token, out});
+      PickRun(w, tokens)({w.panel(panel), tile.x, token, out, ahead});
+      ahead = nullptr;
       for (int t = 0; t < tokens; ++t) {
         float* const y = tile.y + (token + t) * tile.stride + row;
         if (n == kPanelRows) {

@@ -24,6 +24,9 @@ inline constexpr int kInt4BlockBytes = kPanelRows * kBlockColumns / 2;
 inline constexpr int kScaleBytes = kPanelRows * 2;  // one block's f16 scales, or minimums
 inline constexpr int kInt8Offset = 128;
 
+// How far ahead of its use a weight is asked for: more than memory answers in, less than the first cache holds.
+inline constexpr int64_t kPrefetchBytes = 8 << 10;
+
 inline bool IsQuantised(WeightType type) { return type == WeightType::kInt8 || type == WeightType::kInt4; }
 
 // What is added to a quant when it is stored.
@@ -32,7 +35,7 @@ inline int QuantOffset(WeightType type, bool has_minimum) {
   return has_minimum ? 0 : 8;
 }
 
-inline int64_t QuantBlockBytes(WeightType type) {
+inline constexpr int64_t QuantBlockBytes(WeightType type) {
   return type == WeightType::kInt8 ? kInt8BlockBytes : kInt4BlockBytes;
 }
 inline int64_t ScalesOffset(WeightType type, int64_t cols) {
