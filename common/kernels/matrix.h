@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "common/formats/tensor.h"
 #include "common/kernels/types.h"
+#include "common/kernels/weight_memory.h"
 
 namespace tandem {
 class ThreadPool;
@@ -39,7 +40,8 @@ class Matrix {
     // Packed row r is the tensor's row source_row[r]; empty = as they are. Undoes GGUF's permutation of q and
     // k.
     std::span<const int32_t> source_row = {};
-    ThreadPool* pool = nullptr;  // null = the calling thread alone
+    ThreadPool* pool = nullptr;      // null = the calling thread alone
+    WeightMemory* memory = nullptr;  // of the model's matrices; null = the matrix has memory of its own
   };
 
   // From a 2-d tensor [rows, cols] whose type CanDequantize. Exact where `type` can hold the source (above),
@@ -65,14 +67,10 @@ class Matrix {
   void DequantizeRow(int64_t r, std::span<float> out) const;
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const;
-  };
-
   WeightType type_ = WeightType::kF32;
   bool has_minimum_ = false;
   int64_t rows_ = 0, cols_ = 0, panel_bytes_ = 0, bytes_ = 0;
-  std::unique_ptr<std::byte, Free> data_;
+  std::shared_ptr<std::byte> data_;
 };
 
 }  // namespace tandem::kernels

@@ -39,7 +39,8 @@ class Reader {
     ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Tensor(name, {rows, cols}));
     const WeightChoice choice =
         ChooseWeightType(tensor.dtype, options_.weight_type, options_.activation_type);
-    auto matrix = Matrix::Pack(tensor, {.type = choice.type, .source_row = source_row, .pool = &pool_});
+    auto matrix = Matrix::Pack(
+        tensor, {.type = choice.type, .source_row = source_row, .pool = &pool_, .memory = &memory_});
     if (!matrix.ok()) return matrix.status();
     types_.Add(choice);
     bytes_ += matrix->bytes();
@@ -73,6 +74,7 @@ class Reader {
   const Checkpoint& checkpoint_;
   const ModelOptions& options_;
   ThreadPool& pool_;
+  kernels::WeightMemory memory_;
   WeightTypeSet types_;
   int64_t bytes_ = 0;
 };

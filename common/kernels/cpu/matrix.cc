@@ -133,8 +133,6 @@ WeightType LosslessWeightType(DType dtype) {
   }
 }
 
-void Matrix::Free::operator()(std::byte* p) const { std::free(p); }
-
 absl::StatusOr<Matrix> Matrix::Pack(const TensorView& tensor, const PackOptions& options) {
   const char* const dtype = formats::DTypeName(tensor.dtype);
   if (tensor.shape.size() != 2 || tensor.shape[0] < 1 || tensor.shape[1] < 1) {
@@ -163,7 +161,11 @@ absl::StatusOr<Matrix> Matrix::Pack(const TensorView& tensor, const PackOptions&
   }
   m.panel_bytes_ = PanelBytes(type, cols, m.has_minimum_);
   m.bytes_ = m.num_panels() * m.panel_bytes_;
-  m.data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, m.bytes_)));
+  if (options.memory != nullptr) {
+    m.data_ = options.memory->Allocate(m.bytes_);
+  } else {
+    m.data_ = {static_cast<std::byte*>(std::aligned_alloc(64, m.bytes_)), [](std::byte* p) { std::free(p); }};
+  }
   if (m.data_ == nullptr) {
     return ResourceExhausted("tensor '{}': no memory for {} bytes of packed weights", tensor.name, m.bytes_);
   }
