@@ -40,7 +40,8 @@ void AddDrafterOptions(OptionParser& parser, DrafterOptions* options) {
       "How weights are held; auto: int8, since precision can cost acceptance but never change text");
   parser.AddChoice("activations", &options->activations, {"f32", "bf16", "int8"},
                    "What inputs of matrix products are rounded to");
-  parser.AddChoice("kv-dtype", &options->kv_dtype, {"f32", "bf16"}, "Type of the context's KV");
+  parser.AddChoice("kv-dtype", &options->kv_dtype, {"f32", "bf16", "int8"},
+                   "Type of the context's KV; int8: half of bf16's memory for a little acceptance");
   parser.AddBytes("kv-bytes", &options->kv_bytes, 0, kMaxKvBytes,
                   "Memory of contexts; 0: an eighth of the memory, at most what --max-sequences need");
   parser.AddInteger(

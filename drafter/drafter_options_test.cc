@@ -71,6 +71,7 @@ TEST(DrafterOptions, ValuesOutOfRangeAreBadUsage) {
                                              {"--max-sequences", "0"},
                                              {"--row-window", "1"},
                                              {"--dtype", "fp4"},
+                                             {"--kv-dtype", "int4"},
                                              {"--row-transport", "pigeon"},
                                              {"--kv-bytes", "-1"}}) {
     EXPECT_EQ(Parse(arguments).code, 2) << arguments[0];
@@ -97,6 +98,12 @@ TEST(DrafterOptions, ReachModelAndEngine) {
   EXPECT_EQ(engine.max_sequences, 7);
   EXPECT_EQ(engine.row_window, 128);
   EXPECT_EQ(NumThreads(parsed.options), 3);
+}
+
+TEST(DrafterOptions, ContextsMayBeInt8) {
+  const Parsed parsed = Parse({"--model", "d", "--target", "t", "--kv-dtype", "int8"});
+  ASSERT_TRUE(parsed.check.ok()) << parsed.check;
+  EXPECT_EQ(ToDraftModelOptions(parsed.options, "path", nullptr).kv_type, kernels::KvType::kInt8);
 }
 
 TEST(DrafterOptions, ContextsTakeAnEighthOfTheMemoryOrWhatTheyNeed) {

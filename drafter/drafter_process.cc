@@ -171,6 +171,10 @@ void DrafterProcess::ReportLoad(absl::Duration took) {
       .Set(static_cast<double>(info.weight_bytes));
   metrics_.AddGauge("model_load_seconds", "Time from opening the files to ready")
       .Set(absl::ToDoubleSeconds(took));
+  const int64_t token_bytes = model_->kv_layout().position_bytes();
+  metrics_
+      .AddGauge("drafter_context_token_bytes", "Memory of one token's context, keys and values of all layers")
+      .Set(static_cast<double>(token_bytes));
   metrics_
       .AddGauge("model_info", "Always 1; the labels say what is served",
                 {{"algorithm", info.algorithm}, {"name", info.name}})
@@ -179,6 +183,8 @@ void DrafterProcess::ReportLoad(absl::Duration took) {
                       {"name", info.name},
                       {"block_size", info.block_size},
                       {"row_width", info.projection.width},
+                      {"kv_dtype", options_.kv_dtype},
+                      {"context_token_bytes", token_bytes},
                       {"kv_blocks", engine_->stats().blocks_total},
                       {"max_context_rows", engine_->max_context_rows()},
                       {"threads", pool_->num_threads()},

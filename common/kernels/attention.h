@@ -12,10 +12,11 @@
 //   o[d] = o[d] * c, then for j ascending o[d] = fma(e[j], V[j][d], o[d])   (only j that are seen)
 // Then the (m, l, o) of the spans from f's on, ascending, into (M, L, O), which starts as the first span's:
 //   M' = max(M, m);  a = exp(M - M');  b = exp(m - M');  L = fma(L, a, l * b);  O[d] = fma(O[d], a, o[d] * b)
-// and out[d] = O[d] / L. max(a, b) is a > b ? a : b; exp is math.h's. What is computed for a row depends on
-// nothing but its own q and the KV of its sequence, whatever else is in the batch. Spans of one row may run
-// on several threads; each KV tile is read once per (sequence, KV head) for a whole group of rows of the
-// step.
+// and out[d] = O[d] / L. In int8 K[d][j] and V[j][d] above are the stored integers; s[j], its sum done, is
+// multiplied with K's scale of j, and in o's sum (not in l's) e[j] with V's. max(a, b) is a > b ? a : b; exp
+// is math.h's. What is computed for a row depends on nothing but its own q and the KV of its sequence,
+// whatever else is in the batch. Spans of one row may run on several threads; each KV tile is read once per
+// (sequence, KV head) for a whole group of rows of the step.
 #pragma once
 
 #include <cstdint>
@@ -48,9 +49,10 @@ struct SequenceRows {
   }
 };
 
-// Writes K and V of the batch's rows into the cache (rounded to its type, nearest even).
-// k, v [tokens, kv_heads, head_dim] with `stride` floats between tokens; kv heads and head_dim from the
-// layout.
+// Writes K and V of the batch's rows into the cache, rounded to its type, nearest even. In int8 the scale of
+// a position and head is its largest magnitude / 127; 0 with all integers 0 where that is no normal float,
+// NaN where a value is not finite. k, v [tokens, kv_heads, head_dim] with `stride` floats between tokens; kv
+// heads and head_dim from the layout.
 void WriteKv(const float* k, const float* v, int64_t stride, int layer,
              std::span<const SequenceRows> sequences, KvCache& cache, ThreadPool& pool);
 

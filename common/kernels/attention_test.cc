@@ -108,7 +108,7 @@ const std::vector<Scene::Sequence> kSequences = {{1, 1},    {16, 16},  {17, 1}, 
 TEST_P(AttentionTest, EqualsTheReferenceBitByBitForAnyThreads) {
   for (const int threads : {1, 2, 3}) {
     ThreadPool pool(threads);
-    for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+    for (const KvType type : {KvType::kF32, KvType::kBF16, KvType::kInt8}) {
       for (const Heads h : {Heads{9, 3, 64}, Heads{4, 4, 8}, Heads{4, 1, 24}, Heads{5, 1, 48},
                             Heads{2, 1, 136}, Heads{7, 1, 12}, Heads{2, 2, 2}}) {
         const Scene scene(type, h.heads, h.kv_heads, h.head_dim, kSequences, pool);
@@ -123,17 +123,19 @@ TEST_P(AttentionTest, EqualsTheReferenceBitByBitForAnyThreads) {
 
 TEST_P(AttentionTest, ARowDoesNotDependOnTheOthersOfItsStep) {
   ThreadPool pool(2);
-  const Scene scene(KvType::kBF16, 9, 3, 64, {{300, 70}, {700, 9}}, pool);
-  const std::vector<float> together = scene.Run(pool);
-  for (const SequenceRows& rows : scene.rows) {
-    for (int i = 0; i < rows.num_rows; ++i) {
-      const SequenceRows alone = {0, 1, rows.first_position + i, rows.blocks};
-      const int64_t at = (rows.first_row + i) * scene.stride();
-      std::vector<float> out(scene.stride(), 7.0f);
-      Attention(scene.q.data() + at, scene.stride(), 1, {&alone, 1}, *scene.cache, 9, scene.scale(),
-                out.data(), scene.stride(), pool);
-      EXPECT_TRUE(SameBits(out, {together.begin() + at, together.begin() + at + scene.stride()}))
-          << "row " << i;
+  for (const KvType type : {KvType::kBF16, KvType::kInt8}) {
+    const Scene scene(type, 9, 3, 64, {{300, 70}, {700, 9}}, pool);
+    const std::vector<float> together = scene.Run(pool);
+    for (const SequenceRows& rows : scene.rows) {
+      for (int i = 0; i < rows.num_rows; ++i) {
+        const SequenceRows alone = {0, 1, rows.first_position + i, rows.blocks};
+        const int64_t at = (rows.first_row + i) * scene.stride();
+        std::vector<float> out(scene.stride(), 7.0f);
+        Attention(scene.q.data() + at, scene.stride(), 1, {&alone, 1}, *scene.cache, 9, scene.scale(),
+                  out.data(), scene.stride(), pool);
+        EXPECT_TRUE(SameBits(out, {together.begin() + at, together.begin() + at + scene.stride()}))
+            << KvTypeName(type) << ", row " << i;
+      }
     }
   }
 }
@@ -145,7 +147,7 @@ const std::vector<Scene::Sequence> kBlocks = {{7, 7},    {16, 7},  {20, 7},   {2
 TEST_P(AttentionTest, WholeBlocksEqualTheReferenceBitByBit) {
   for (const int threads : {1, 3}) {
     ThreadPool pool(threads);
-    for (const KvType type : {KvType::kF32, KvType::kBF16}) {
+    for (const KvType type : {KvType::kF32, KvType::kBF16, KvType::kInt8}) {
       for (const Heads h : {Heads{9, 3, 64}, Heads{4, 4, 8}, Heads{5, 1, 48}}) {
         Scene scene(type, h.heads, h.kv_heads, h.head_dim, kBlocks, pool);
         scene.SeeWholeBlocks();
@@ -182,7 +184,8 @@ TEST_P(AttentionTest, InAWholeBlockEachRowGetsWhatTheLastOneWould) {
 constexpr int32_t kWindows[] = {1, 2, 9, 16, 17, 40, 255, 257, 512, 700, 5000};
 
 TEST_P(AttentionTest, WindowsEqualTheReferenceBitByBitForAnyThreads) {
-  for (const auto& [threads, type] : {std::pair(1, KvType::kF32), std::pair(3, KvType::kBF16)}) {
+  for (const auto& [threads, type] :
+       {std::pair(1, KvType::kF32), std::pair(3, KvType::kBF16), std::pair(2, KvType::kInt8)}) {
     ThreadPool pool(threads);
     for (const Heads h : {Heads{9, 3, 64}, Heads{5, 1, 24}}) {
       for (const bool whole_blocks : {false, true}) {
@@ -313,6 +316,64 @@ TEST(WriteKv, RoundsToBF16ToNearestEven) {
   for (int d = 0; d < 8; ++d) {
     EXPECT_EQ(stored[d * 16 + 3], expected[d]) << d;          // K [head_dim][16]
     EXPECT_EQ(stored[8 * 16 + 3 * 8 + d], expected[d]) << d;  // V [16][head_dim]
+  }
+}
+
+TEST(WriteKv, RoundsToInt8ByPositionAndHead) {
+  ThreadPool pool(1);
+  auto cache = KvCache::Create(KvLayout::Create(KvType::kInt8, {{2, 8}}), 1);
+  ASSERT_TRUE(cache.ok());
+  EXPECT_EQ((*cache)->layout().half_bytes(0), 8 * 16);
+  EXPECT_EQ((*cache)->layout().head_bytes(0), 2 * 8 * 16 + 2 * 16 * 4);
+  EXPECT_EQ((*cache)->layout().position_bytes(), 2 * (2 * 8 + 2 * 4));
+  const int32_t block = 0;
+  const SequenceRows rows = {0, 1, 3, {&block, 1}};
+  // 1 of 127 steps; halves go to even. The second head: too small for a scale, and not finite.
+  const std::vector<float> k = {127,    -127,    0, 0.5f, 1.5f, -2.5f, 63.4f, 1e-9f,  //
+                                1e-38f, -1e-38f, 0, 0,    0,    0,     0,     0};
+  std::vector<float> v = k;
+  v[9] = INFINITY;
+  WriteKv(k.data(), v.data(), 16, 0, {&rows, 1}, **cache, pool);
+  const int8_t expected[] = {127, -127, 0, 0, 2, -2, 63, 0};
+  const auto* const stored = reinterpret_cast<const int8_t*>((*cache)->block(0));
+  for (int d = 0; d < 8; ++d) {
+    EXPECT_EQ(stored[d * 16 + 3], expected[d]) << d;          // K [head_dim][16]
+    EXPECT_EQ(stored[8 * 16 + 3 * 8 + d], expected[d]) << d;  // V [16][head_dim]
+  }
+  std::vector<float> read_k(16), read_v(16);
+  ReadKv(**cache, 0, rows.blocks, 3, read_k.data(), read_v.data());
+  for (int d = 0; d < 8; ++d) {
+    EXPECT_EQ(read_k[d], expected[d]) << d;
+    EXPECT_EQ(read_v[d], expected[d]) << d;
+    EXPECT_EQ(read_k[8 + d], 0) << d;
+    EXPECT_TRUE(std::isnan(read_v[8 + d])) << d;
+  }
+}
+
+TEST(WriteKv, Int8ErrsByHalfAStepAndChangesNoOtherPosition) {
+  ThreadPool pool(1);
+  const Scene scene(KvType::kInt8, 6, 3, 24, {{37, 1}, {20, 1}}, pool);
+  for (size_t s = 0; s < scene.rows.size(); ++s) {
+    const int width = 3 * 24, length = scene.rows[s].first_position + 1;
+    for (int position = 0; position < length; ++position) {
+      std::vector<float> k(width), v(width);
+      ReadKv(*scene.cache, 1, scene.rows[s].blocks, position, k.data(), v.data());
+      for (int head = 0; head < 3; ++head) {
+        const auto largest = [&](const std::vector<float>& all) {
+          float most = 0;
+          for (int d = 0; d < 24; ++d)
+            most = std::max(most, std::fabs(all[position * width + head * 24 + d]));
+          return most;
+        };
+        // Half a step of 1 / 127 of the largest, and the roundings of f32.
+        const float k_bound = largest(scene.keys[s]) * (0.5f / 127 + 1e-6f);
+        const float v_bound = largest(scene.values[s]) * (0.5f / 127 + 1e-6f);
+        for (int d = head * 24; d < head * 24 + 24; ++d) {
+          ASSERT_NEAR(k[d], scene.keys[s][position * width + d], k_bound) << position << ", " << d;
+          ASSERT_NEAR(v[d], scene.values[s][position * width + d], v_bound) << position << ", " << d;
+        }
+      }
+    }
   }
 }
 

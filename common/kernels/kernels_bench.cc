@@ -136,7 +136,7 @@ void Register() {
                   ->Unit(benchmark::kMillisecond),
               {1, 2, 4, 8, 16, 64, 512});
   }
-  for (const KvType type : {KvType::kBF16, KvType::kF32}) {
+  for (const KvType type : {KvType::kInt8, KvType::kBF16, KvType::kF32}) {
     benchmark::RegisterBenchmark(fmt::format("Attention/{}", KvTypeName(type)).c_str(), BenchAttention, type)
         ->ArgNames({"context", "rows", "threads"})
         ->ArgsProduct({{128, 1024, 8192}, {1, 8, 64}, {1, 2}})

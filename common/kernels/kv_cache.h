@@ -3,11 +3,12 @@
 //
 // A block is one contiguous stretch; layer l's part begins at layout.layers[l].offset and holds, per KV head
 // h,
-//   K [head_dim][16]  then  V [16][head_dim]
+//   K [head_dim][16]  then  V [16][head_dim]  and, in int8, f32 scales of K [16] and of V [16]
 // K with positions in vector lanes, V with the head dimension in lanes, so that attention needs no sum across
-// lanes. Layers may differ in heads and head_dim (layout), and may share another layer's part. Reading
-// positions that no one has written is allowed and harmless only because attention selects, never multiplies,
-// masked lanes. Not thread-safe across one block: the step loop decides who writes.
+// lanes. Scales are of one position and head: writing a position changes no other. Layers may differ in heads
+// and head_dim (layout), and may share another layer's part. Reading positions that no one has written is
+// allowed and harmless only because attention selects, never multiplies, masked lanes. Not thread-safe across
+// one block: the step loop decides who writes.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +33,12 @@ struct KvLayout {
   std::vector<KvLayerShape> layers;
   std::vector<int64_t> layer_offset;  // bytes from the block's start
   int64_t block_bytes = 0;            // multiple of 64
+
+  // Of a block: K of one KV head without scales (V takes as much), and all of one head.
+  int64_t half_bytes(int layer) const;
+  int64_t head_bytes(int layer) const;
+  // Of one position in all layers; 0 without layers.
+  int64_t position_bytes() const { return block_bytes / kKvBlockPositions; }
 
   static KvLayout Create(KvType type, std::vector<KvLayerShape> layers);
 };

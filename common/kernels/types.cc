@@ -12,8 +12,8 @@ constexpr std::array<std::pair<std::string_view, WeightType>, 4> kWeightTypes = 
                                                                                   {"q4", WeightType::kInt4}}};
 constexpr std::array<std::pair<std::string_view, ActivationType>, 3> kActivationTypes = {
     {{"f32", ActivationType::kF32}, {"bf16", ActivationType::kBF16}, {"int8", ActivationType::kInt8}}};
-constexpr std::array<std::pair<std::string_view, KvType>, 2> kKvTypes = {
-    {{"f32", KvType::kF32}, {"bf16", KvType::kBF16}}};
+constexpr std::array<std::pair<std::string_view, KvType>, 3> kKvTypes = {
+    {{"f32", KvType::kF32}, {"bf16", KvType::kBF16}, {"int8", KvType::kInt8}}};
 
 template <typename Table, typename Type>
 std::string_view NameIn(const Table& table, Type type) {

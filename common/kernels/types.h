@@ -14,11 +14,12 @@ enum class WeightType { kF32, kBF16, kInt8, kInt4 };
 // (quantised weights only; a product with f32 or bf16 weights then keeps f32).
 enum class ActivationType { kF32, kBF16, kInt8 };
 
-enum class KvType { kF32, kBF16 };
+// What the KV cache rounds keys and values to; int8 with one f32 scale per position and head.
+enum class KvType { kF32, kBF16, kInt8 };
 
 std::string_view WeightTypeName(WeightType type);          // "f32", "bf16", "int8", "q4"
 std::string_view ActivationTypeName(ActivationType type);  // "f32", "bf16", "int8"
-std::string_view KvTypeName(KvType type);                  // "f32", "bf16"
+std::string_view KvTypeName(KvType type);                  // "f32", "bf16", "int8"
 std::optional<WeightType> ParseWeightType(std::string_view name);
 std::optional<ActivationType> ParseActivationType(std::string_view name);
 std::optional<KvType> ParseKvType(std::string_view name);

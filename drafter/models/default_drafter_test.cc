@@ -88,9 +88,18 @@ TEST_F(DefaultDrafter, GuessesWhatItsTargetSays) {
   }
   ASSERT_FALSE(texts.empty());
 
-  for (const auto& [top_k, draft_vocab] : {std::pair{0, 0}, {64, 0}, {64, 8192}}) {
+  struct Variant {
+    int32_t top_k, draft_vocab;
+    KvType kv_type;
+  };
+  for (const auto& [top_k, draft_vocab, kv_type] : {Variant{0, 0, KvType::kBF16},
+                                                    {64, 0, KvType::kBF16},
+                                                    {64, 8192, KvType::kBF16},
+                                                    {64, 8192, KvType::kF32},
+                                                    {64, 8192, KvType::kInt8}}) {
     options_.markov_top_k = top_k;
     options_.draft_vocab = draft_vocab;
+    options_.kv_type = kv_type;
     const auto model = LoadDraftModel(options_, pool_);
     ASSERT_TRUE(model.ok()) << model.status();
     double rounds = 0, tokens = 0;
@@ -113,8 +122,8 @@ TEST_F(DefaultDrafter, GuessesWhatItsTargetSays) {
         }
       }
     }
-    std::printf("top %d, vocabulary %d: %.3f tokens a round, %.0f rounds\n", top_k, draft_vocab,
-                tokens / rounds, rounds);
+    std::printf("top %d, vocabulary %d, KV %s: %.3f tokens a round, %.0f rounds\n", top_k, draft_vocab,
+                std::string(kernels::KvTypeName(kv_type)).c_str(), tokens / rounds, rounds);
     EXPECT_GT(tokens / rounds, 1.5);  // measured: 1.62 to 1.63
   }
 }

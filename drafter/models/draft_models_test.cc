@@ -69,7 +69,8 @@ struct Numerics {
 };
 constexpr Numerics kNumerics[] = {{{}, ActivationType::kF32, KvType::kF32, 0},
                                   {WeightType::kInt8, ActivationType::kInt8, KvType::kBF16, 0},
-                                  {{}, ActivationType::kBF16, KvType::kBF16, 10}};
+                                  {{}, ActivationType::kBF16, KvType::kBF16, 10},
+                                  {WeightType::kInt8, ActivationType::kInt8, KvType::kInt8, 0}};
 
 class AnyDraftModel : public ::testing::TestWithParam<DraftCase> {};
 
@@ -312,6 +313,22 @@ TEST_F(TrainedDrafter, RoundedNumericsKeepMostGreedyDrafts) {
       EXPECT_NEAR(rounded.accepted, exact.accepted, 0.1);
     }
   }
+}
+
+TEST_F(TrainedDrafter, Int8ContextsKeepMostGreedyDraftsInHalfTheMemory) {
+  const Outcome exact = Try(Exact());
+  DraftModelOptions options = Exact();
+  const auto bytes_of = [&](KvType type) {
+    options.kv_type = type;
+    return Load(options, pool_)->kv_layout().position_bytes();
+  };
+  const int64_t bf16_bytes = bytes_of(KvType::kBF16), int8_bytes = bytes_of(KvType::kInt8);
+  // A head of d values takes 2 d bytes in bf16, d + 4 in int8.
+  EXPECT_LT(int8_bytes, bf16_bytes * 2 / 3);
+  const Outcome rounded = Try(options);
+  EXPECT_GT(EqualShare(exact, rounded), 0.95);
+  EXPECT_LT(EqualShare(exact, rounded), 1);  // it is rounded
+  EXPECT_NEAR(rounded.accepted, exact.accepted, 0.1);
 }
 
 TEST_F(TrainedDrafter, StoredInt8KeepsMostGreedyDrafts) {

@@ -15,14 +15,17 @@ namespace {
 // Layers of the KV layout.
 constexpr int kAttentionLayer = 0;
 constexpr int kHiddenLayer = 1;  // g: its first half lies where K would, the second where V would
+constexpr int kHiddenHead = 32;  // in heads of so many values, which in int8 have a scale each
 
-int32_t StoredHalf(int64_t hidden) { return static_cast<int32_t>(((hidden + 1) / 2 + 7) / 8 * 8); }
+int32_t StoredHalf(int64_t hidden) {
+  return static_cast<int32_t>(((hidden + 1) / 2 + kHiddenHead - 1) / kHiddenHead * kHiddenHead);
+}
 
 kernels::KvLayout LayoutOf(const formats::ModelConfig& shape, kernels::KvType type) {
   const formats::AttentionConfig& attention = shape.attention;
   return kernels::KvLayout::Create(
       type, {{static_cast<int>(attention.num_kv_heads), static_cast<int>(attention.head_dim)},
-             {1, StoredHalf(shape.hidden_size)}});
+             {StoredHalf(shape.hidden_size) / kHiddenHead, kHiddenHead}});
 }
 
 }  // namespace

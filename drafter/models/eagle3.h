@@ -9,7 +9,7 @@
 //
 // K and V of context rows are kept; of g, which the first draft needs of the last row, each position keeps a
 // copy in a second layer of the KV layout, which no attention reads. With bf16 KV that copy is rounded:
-// without loss where rows arrive in bf16.
+// without loss where rows arrive in bf16; with int8 KV it is int8, too.
 #pragma once
 
 #include <memory>

@@ -58,6 +58,7 @@ SERIES = {
     },
     "drafter": {
         "drafter_sequences": {}, "drafter_context_lag_tokens": {}, "draft_step_seconds_count": {},
+        "drafter_context_token_bytes": {},
         "drafter_busy_seconds_total": {}, "drafter_drafts_total": {}, "drafter_draft_tokens_total": {},
         "drafter_context_rows_total": {}, "drafter_shared_rows_total": {}, "drafter_evictions_total": {},
         "drafter_streams": TRANSPORTS, "kv_blocks": {"state": {"free", "used"}},

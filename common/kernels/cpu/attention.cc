@@ -1,10 +1,13 @@
 #include "common/kernels/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "common/base/status.h"
 #include "common/kernels/cpu/attention_tile.h"
+#include "common/kernels/cpu/math_constants.h"
 #include "common/kernels/half.h"
 
 namespace tandem::kernels {
@@ -20,6 +23,11 @@ void Store(std::byte* base, int64_t index, T value) {
   std::memcpy(base + index * sizeof(T), &value, sizeof(T));
 }
 
+template <typename Byte>
+Byte* ScaleAt(Byte* scales, int index) {
+  return scales + index * sizeof(float);
+}
+
 template <typename T>
 T Load(const std::byte* base, int64_t index) {
   T value;
@@ -27,24 +35,48 @@ T Load(const std::byte* base, int64_t index) {
   return value;
 }
 
+// x [head_dim] to integers `stride` apart.
+void WriteInt8(const float* x, int head_dim, int64_t stride, std::byte* q, std::byte* scale_at) {
+  float largest = 0;
+  bool finite = true;
+  for (int d = 0; d < head_dim; ++d) {
+    largest = std::max(largest, std::fabs(x[d]));
+    finite &= std::isfinite(x[d]);
+  }
+  float scale = largest / 127.0f;
+  const bool is_zero = !finite || scale < std::numeric_limits<float>::min();
+  if (is_zero) scale = finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  Store(scale_at, 0, scale);
+  for (int d = 0; d < head_dim; ++d) {
+    // Adding and subtracting 1.5 * 2^23 rounds to an integer.
+    const float rounded = is_zero ? 0.0f : x[d] / scale + kRoundShift - kRoundShift;
+    Store(q, d * stride, static_cast<int8_t>(rounded));
+  }
+}
+
 void WriteRow(const float* k, const float* v, int position, int layer, const KvLayout& layout,
               std::byte* block) {
   const auto [heads, head_dim] = layout.layers[layer];
-  const int64_t half_elements = int64_t{head_dim} * kKvBlockPositions;
   const int lane = position % kKvBlockPositions;
-  std::byte* const base = block + layout.layer_offset[layer];
+  const int64_t v_at = int64_t{lane} * head_dim;
   for (int h = 0; h < heads; ++h) {
-    const int64_t k_at = h * 2 * half_elements + lane;
-    const int64_t v_at = (h * 2 + 1) * half_elements + int64_t{lane} * head_dim;
+    std::byte* const k_base = block + layout.layer_offset[layer] + h * layout.head_bytes(layer);
+    std::byte* const v_base = k_base + layout.half_bytes(layer);
     const float* const k_head = k + int64_t{h} * head_dim;
     const float* const v_head = v + int64_t{h} * head_dim;
+    if (layout.type == KvType::kInt8) {
+      std::byte* const scales = v_base + layout.half_bytes(layer);
+      WriteInt8(k_head, head_dim, kKvBlockPositions, k_base + lane, ScaleAt(scales, lane));
+      WriteInt8(v_head, head_dim, 1, v_base + v_at, ScaleAt(scales, kKvBlockPositions + lane));
+      continue;
+    }
     for (int d = 0; d < head_dim; ++d) {
       if (layout.type == KvType::kF32) {
-        Store(base, k_at + int64_t{d} * kKvBlockPositions, k_head[d]);
-        Store(base, v_at + d, v_head[d]);
+        Store(k_base, int64_t{d} * kKvBlockPositions + lane, k_head[d]);
+        Store(v_base, v_at + d, v_head[d]);
       } else {
-        Store(base, k_at + int64_t{d} * kKvBlockPositions, BF16FromFloat(k_head[d]));
-        Store(base, v_at + d, BF16FromFloat(v_head[d]));
+        Store(k_base, int64_t{d} * kKvBlockPositions + lane, BF16FromFloat(k_head[d]));
+        Store(v_base, v_at + d, BF16FromFloat(v_head[d]));
       }
     }
   }
@@ -52,17 +84,20 @@ void WriteRow(const float* k, const float* v, int position, int layer, const KvL
 
 void ReadRow(const std::byte* block, int position, int layer, const KvLayout& layout, float* k, float* v) {
   const auto [heads, head_dim] = layout.layers[layer];
-  const int64_t half_elements = int64_t{head_dim} * kKvBlockPositions;
   const int lane = position % kKvBlockPositions;
-  const std::byte* const base = block + layout.layer_offset[layer];
-  const auto load = [&](int64_t index) {
+  const auto load = [&](const std::byte* base, int64_t index, const std::byte* scale) {
     if (layout.type == KvType::kF32) return Load<float>(base, index);
-    return FloatFromBF16(Load<uint16_t>(base, index));
+    if (layout.type == KvType::kBF16) return FloatFromBF16(Load<uint16_t>(base, index));
+    return Load<float>(scale, 0) * static_cast<float>(Load<int8_t>(base, index));
   };
   for (int h = 0; h < heads; ++h) {
+    const std::byte* const k_base = block + layout.layer_offset[layer] + h * layout.head_bytes(layer);
+    const std::byte* const v_base = k_base + layout.half_bytes(layer);
+    const std::byte* const scales = v_base + layout.half_bytes(layer);
     for (int d = 0; d < head_dim; ++d) {
-      k[int64_t{h} * head_dim + d] = load(h * 2 * half_elements + int64_t{d} * kKvBlockPositions + lane);
-      v[int64_t{h} * head_dim + d] = load((h * 2 + 1) * half_elements + int64_t{lane} * head_dim + d);
+      const int64_t at = int64_t{h} * head_dim + d;
+      k[at] = load(k_base, int64_t{d} * kKvBlockPositions + lane, ScaleAt(scales, lane));
+      v[at] = load(v_base, int64_t{lane} * head_dim + d, ScaleAt(scales, kKvBlockPositions + lane));
     }
   }
 }

@@ -53,14 +53,21 @@ struct Work {
 struct SpanKv {
   const std::byte* k[kSpanTiles];
   const std::byte* v[kSpanTiles];
+  int64_t half_bytes;  // of each
+
+  // In int8: of K behind V, then of V.
+  const float* KScales(int tile) const { return reinterpret_cast<const float*>(v[tile] + half_bytes); }
+  const float* VScales(int tile) const { return KScales(tile) + kLanes; }
 };
 
 template <KvType type>
 HWY_INLINE F32x16 LoadKv(const std::byte* base, int64_t element) {
   if constexpr (type == KvType::kF32) {
     return Load(reinterpret_cast<const float*>(base) + element);
-  } else {
+  } else if constexpr (type == KvType::kBF16) {
     return LoadBF16(reinterpret_cast<const uint16_t*>(base) + element);
+  } else {
+    return LoadInt8(reinterpret_cast<const int8_t*>(base) + element);
   }
 }
 
@@ -90,8 +97,10 @@ HWY_NOINLINE void Scores(const SpanKv& kv, int tile, int pair, int head_dim, Wor
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 8
-    for (int i = 0; i < tiles; ++i)
+    for (int i = 0; i < tiles; ++i) {
+      if constexpr (type == KvType::kInt8) s[p][i] = Mul(s[p][i], Load(kv.KScales(tile + i)));
       Store(s[p][i], work.s + (pair + p) * kAttentionSpan + (tile + i) * kLanes);
+    }
   }
 }
 
@@ -110,8 +119,10 @@ HWY_INLINE int FirstTile(const Work& work, int pair, int span_start, int tiles) 
   return std::min(std::max(0, work.first[pair] - span_start) / kLanes, tiles);
 }
 
-// Scores to exponentials, running maximum and sum of one pair.
-void Softmax(int pair, int span_start, int tiles, Work& work) {
+// Scores to exponentials, running maximum and sum of one pair. In int8 the exponentials leave with V's scales
+// in them, ready for the sums over V; lanes that are not seen leave as anything.
+template <KvType type>
+void Softmax(const SpanKv& kv, int pair, int span_start, int tiles, Work& work) {
   float* const s = work.s + pair * kAttentionSpan;
   float* const c = work.c + pair * kLanes;
   alignas(64) float sums[kSpanTiles];
@@ -129,8 +140,9 @@ void Softmax(int pair, int span_start, int tiles, Work& work) {
     F32x16 e = ExpLanes(Sub(scores, Set(next)));
     if (visible < kLanes) e = FirstN(e, visible, 0.0f);
     if (hidden > 0) e = FromN(e, hidden, 0.0f);
-    Store(e, s + used * kLanes);
     sums[used] = TreeSum(e);
+    if constexpr (type == KvType::kInt8) e = Mul(e, Load(kv.VScales(used)));
+    Store(e, s + used * kLanes);
     c[used] = m - next;
     m = next;
   }
@@ -237,7 +249,7 @@ void RunSpan(const SpanKv& kv, int span_start, int first_tile, int tiles, int pa
     for (; tile < tiles; ++tile) PickScores<type, 1>(batch, kPairs)(kv, tile, pair, head_dim, work);
   }
   for (int pair = 0; pair < pairs; ++pair) {
-    Softmax(pair, span_start, tiles, work);
+    Softmax<type>(kv, pair, span_start, tiles, work);
     float* const o = work.o + pair * kMaxHeadDim;
     std::fill(o, o + (head_dim + kLanes - 1) / kLanes * kLanes, 0.0f);
   }
@@ -286,9 +298,8 @@ void AttentionTileRun(const AttentionTile& tile) {
   const KvLayout& layout = tile.cache->layout();
   const int head_dim = layout.layers[tile.layer].head_dim;
   TANDEM_CHECK(head_dim <= kMaxHeadDim);
-  const int64_t element_bytes = layout.type == KvType::kF32 ? 4 : 2;
-  const int64_t half_bytes = int64_t{head_dim} * kKvBlockPositions * element_bytes;
-  const int64_t kv_offset = layout.layer_offset[tile.layer] + tile.kv_head * 2 * half_bytes;
+  const int64_t half_bytes = layout.half_bytes(tile.layer);
+  const int64_t kv_offset = layout.layer_offset[tile.layer] + tile.kv_head * layout.head_bytes(tile.layer);
   const int pairs = tile.pair_end - tile.pair_begin;
   const auto row_of = [&](int pair) { return (tile.pair_begin + pair) / tile.heads_per_kv; };
   const auto head_of = [&](int pair) {
@@ -312,16 +323,23 @@ void AttentionTileRun(const AttentionTile& tile) {
     const int tiles = std::min(kSpanTiles, (last_position - start) / kKvBlockPositions + 1);
     const int first_tile = FirstTile(work, first_pair, start, tiles);
     SpanKv kv;
+    kv.half_bytes = half_bytes;
     for (int i = first_tile; i < tiles; ++i) {
       const std::byte* const base =
           tile.cache->block(tile.rows->blocks[start / kKvBlockPositions + i]) + kv_offset;
       kv.k[i] = base;
       kv.v[i] = base + half_bytes;
     }
-    if (layout.type == KvType::kF32) {
-      RunSpan<KvType::kF32>(kv, start, first_tile, tiles, pairs, head_dim, work);
-    } else {
-      RunSpan<KvType::kBF16>(kv, start, first_tile, tiles, pairs, head_dim, work);
+    switch (layout.type) {
+      case KvType::kF32:
+        RunSpan<KvType::kF32>(kv, start, first_tile, tiles, pairs, head_dim, work);
+        break;
+      case KvType::kBF16:
+        RunSpan<KvType::kBF16>(kv, start, first_tile, tiles, pairs, head_dim, work);
+        break;
+      case KvType::kInt8:
+        RunSpan<KvType::kInt8>(kv, start, first_tile, tiles, pairs, head_dim, work);
+        break;
     }
     for (int pair = first_pair; pair < end_pair; ++pair) {
       MergeSpan(pair, start == SpanOf(work.first[pair]), head_dim, work);

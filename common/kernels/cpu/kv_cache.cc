@@ -14,21 +14,41 @@ constexpr int64_t kAlignment = 64;
 // Kernels load V in full vectors of 16 elements, past the end if head_dim is no multiple of 16.
 constexpr int64_t kSlackBytes = 64;
 
+int64_t ElementBytes(KvType type) {
+  switch (type) {
+    case KvType::kF32:
+      return 4;
+    case KvType::kBF16:
+      return 2;
+    case KvType::kInt8:
+      return 1;
+  }
+  TANDEM_CHECK(false);
+}
+
 }  // namespace
 
 KvLayout KvLayout::Create(KvType type, std::vector<KvLayerShape> layers) {
   KvLayout layout;
   layout.type = type;
-  const int64_t element_bytes = type == KvType::kF32 ? 4 : 2;
-  for (const KvLayerShape& layer : layers) {
+  layout.layers = std::move(layers);
+  for (size_t i = 0; i < layout.layers.size(); ++i) {
+    const KvLayerShape& layer = layout.layers[i];
     TANDEM_CHECK(layer.num_kv_heads > 0 && layer.head_dim > 0);
     layout.layer_offset.push_back(layout.block_bytes);
-    const int64_t bytes =
-        int64_t{2} * layer.num_kv_heads * layer.head_dim * kKvBlockPositions * element_bytes;
+    const int64_t bytes = layer.num_kv_heads * layout.head_bytes(static_cast<int>(i));
     layout.block_bytes += (bytes + kAlignment - 1) / kAlignment * kAlignment;
   }
-  layout.layers = std::move(layers);
   return layout;
+}
+
+int64_t KvLayout::half_bytes(int layer) const {
+  return int64_t{layers[layer].head_dim} * kKvBlockPositions * ElementBytes(type);
+}
+
+int64_t KvLayout::head_bytes(int layer) const {
+  const int64_t scales = type == KvType::kInt8 ? kKvBlockPositions * sizeof(float) : 0;
+  return 2 * (half_bytes(layer) + scales);
 }
 
 void KvCache::Free::operator()(std::byte* p) const { std::free(p); }
@@ -48,7 +68,7 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(KvLayout layout, int nu
 }
 
 void KvCache::Poison(int32_t b) {
-  // All bits set is a NaN in f32 and in bf16.
+  // All bits set is a NaN in f32, in bf16 and as the scale of int8.
   std::memset(block(b), 0xff, layout_.block_bytes);
 }
 

@@ -38,6 +38,7 @@ struct F32x16 {
 inline F32x16 Set(float value) { TANDEM_LANEWISE(value); }
 inline F32x16 Load(const float* p) { TANDEM_LANEWISE(p[i]); }
 inline F32x16 LoadBF16(const uint16_t* p) { TANDEM_LANEWISE(FloatFromBF16(p[i])); }
+inline F32x16 LoadInt8(const int8_t* p) { TANDEM_LANEWISE(static_cast<float>(p[i])); }
 inline F32x16 LoadF16(const uint16_t* p) { TANDEM_LANEWISE(FloatFromF16(p[i])); }
 // Bits [shift, shift + bits) of each 32-bit word, as a number.
 template <int shift, int bits>
@@ -136,6 +137,11 @@ HWY_INLINE F32x16 LoadBF16(const uint16_t* p) {
   const hn::Rebind<uint16_t, F32Tag> d16;
   const hn::RebindToUnsigned<F32Tag> d32;
   TANDEM_REGWISE(hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, p + i * kRegLanes)))));
+}
+HWY_INLINE F32x16 LoadInt8(const int8_t* p) {
+  const hn::RebindToSigned<F32Tag> di;
+  const hn::Rebind<int8_t, F32Tag> d8;
+  TANDEM_REGWISE(hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(d8, p + i * kRegLanes))));
 }
 HWY_INLINE F32x16 LoadF16(const uint16_t* p) {
   const hn::Rebind<uint16_t, F32Tag> d16;

@@ -89,9 +89,18 @@ float KvAt(const std::byte* p, KvType type, int64_t index) {
     std::memcpy(&value, p + index * sizeof value, sizeof value);
     return value;
   }
+  if (type == KvType::kInt8) return static_cast<float>(static_cast<int8_t>(p[index]));
   uint16_t bits;
   std::memcpy(&bits, p + index * sizeof bits, sizeof bits);
   return FloatFromBF16(bits);
+}
+
+// Of position j of a tile whose V is followed by K's scales and V's.
+float ScaleOf(const std::byte* k, const std::byte* v, KvType type, bool of_values, int j) {
+  if (type != KvType::kInt8) return 1.0f;
+  float scale;
+  std::memcpy(&scale, v + (v - k) + (of_values * kKvBlockPositions + j) * sizeof scale, sizeof scale);
+  return scale;
 }
 
 // Lanes [begin, end) of the tile are seen.
@@ -105,6 +114,7 @@ void AddTile(const float* q, float scale, const std::byte* k, const std::byte* v
     for (int d = 0; d < head_dim; ++d) {
       s[j] = std::fma(q[d] * scale, KvAt(k, type, int64_t{d} * kKvBlockPositions + j), s[j]);
     }
+    s[j] *= ScaleOf(k, v, type, /*of_values=*/false, j);
     if (!seen(j)) s[j] = -kInfinity;
   }
   // The same tree as the sum's; matters only for which zero or NaN comes out.
@@ -123,7 +133,8 @@ void AddTile(const float* q, float scale, const std::byte* k, const std::byte* v
   for (int d = 0; d < head_dim; ++d) {
     state.o[d] *= c;
     for (int j = begin; j < end; ++j) {
-      state.o[d] = std::fma(e[j], KvAt(v, type, int64_t{j} * head_dim + d), state.o[d]);
+      const float weight = e[j] * ScaleOf(k, v, type, /*of_values=*/true, j);
+      state.o[d] = std::fma(weight, KvAt(v, type, int64_t{j} * head_dim + d), state.o[d]);
     }
   }
 }
@@ -213,7 +224,7 @@ void AttentionReference(const float* q, int64_t q_stride, int layer, std::span<c
   constexpr int kSpanTiles = kAttentionSpan / kKvBlockPositions;
   const KvLayout& layout = cache.layout();
   const auto [num_kv_heads, head_dim] = layout.layers[layer];
-  const int64_t half_bytes = int64_t{head_dim} * kKvBlockPositions * (layout.type == KvType::kF32 ? 4 : 2);
+  const int64_t half_bytes = layout.half_bytes(layer);
   for (const SequenceRows& rows : sequences) {
     for (int i = 0; i < rows.num_rows; ++i) {
       for (int h = 0; h < num_heads; ++h) {
@@ -227,7 +238,7 @@ void AttentionReference(const float* q, int64_t q_stride, int layer, std::span<c
             span.o.assign(head_dim, 0.0f);
           }
           const std::byte* const k = cache.block(rows.blocks[tile]) + layout.layer_offset[layer] +
-                                     h / (num_heads / num_kv_heads) * 2 * half_bytes;
+                                     h / (num_heads / num_kv_heads) * layout.head_bytes(layer);
           const int begin = std::max(0, first - tile * kKvBlockPositions);
           const int end = std::min(kKvBlockPositions, last - tile * kKvBlockPositions + 1);
           AddTile(q + token * q_stride + int64_t{h} * head_dim, scale, k, k + half_bytes, layout.type,
