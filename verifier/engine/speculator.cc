@@ -347,6 +347,7 @@ void Speculator::Observe(Sequence& sequence, int checked, int accepted) {
   // A round of which nothing was checked still says what the head expects: without it only the good rounds
   // would count, and drafts would be asked for in vain.
   drafter.calibration->Observe(Bucket(sequence), sequence.drafts.confidence_logits, checked, accepted);
+  if (sequence.progress.probe) probe_.Observe(checked, accepted);
   if (checked == 0) return;
   ++stats_.rounds;
   for (int i = 0; i < checked; ++i) {

@@ -4,15 +4,16 @@
 
 namespace tandem::verifier {
 
-AcceptanceHistory::AcceptanceHistory(size_t block_size) : positions_(block_size), survivals_(block_size) {
+AcceptanceHistory::AcceptanceHistory(size_t block_size, double memory)
+    : memory_(memory), positions_(block_size), survivals_(block_size) {
   Summarise();
 }
 
 void AcceptanceHistory::Observe(int window, int accepted) {
   if (window == 0) return;
   for (Position& position : positions_) {
-    position.tried -= position.tried / kMemory;
-    position.accepted -= position.accepted / kMemory;
+    position.tried -= position.tried / memory_;
+    position.accepted -= position.accepted / memory_;
   }
   const int num_tried = std::min(accepted + 1, window);  // the first rejected one too
   for (int k = 0; k < num_tried; ++k) {

@@ -13,11 +13,11 @@ namespace tandem::verifier {
 
 class AcceptanceHistory {
  public:
-  static constexpr double kMemory = 1024;          // rounds
+  static constexpr double kUsualMemory = 1024;     // rounds
   static constexpr double kPriorAcceptance = 0.7;  // of a first draft
   static constexpr double kPriorRounds = 2;        // that a prior counts as
 
-  explicit AcceptanceHistory(size_t block_size);
+  explicit AcceptanceHistory(size_t block_size, double memory = kUsualMemory);
 
   // 0 <= accepted <= window <= block_size; a round without window says nothing.
   void Observe(int window, int accepted);
@@ -31,6 +31,7 @@ class AcceptanceHistory {
   };
   void Summarise();
 
+  double memory_;  // rounds
   std::vector<Position> positions_;
   std::vector<double> survivals_;
 };

@@ -88,8 +88,9 @@ struct Calibration::Bucket {
     differences = kKeep * differences + difference;
     squared_differences = kKeep * squared_differences + difference * difference;
     judged_rounds = kKeep * judged_rounds + 1;
-    if (judged_rounds < kRoundsBeforeGuard) return;
-    const double slack = kGuardDeviations * std::sqrt(squared_differences);
+    if (judged_rounds < kFirstRounds) return;
+    const double deviations = judged_rounds < kRoundsBeforeGuard ? kPlainDeviations : kGuardDeviations;
+    const double slack = deviations * std::sqrt(squared_differences);
     if (trusted && differences > slack - kLeastGain * observed_score) trusted = false;
     if (!trusted && differences < -slack - kGainToReturn * observed_score) trusted = true;
   }

@@ -16,8 +16,9 @@
 // The guard: over recent rounds the quadratic score sum_k (a_k - label)^2 of the head is compared with that
 // of observed acceptance by position (acceptance_history.h), both as they were before the outcome was known.
 // A head that is not better by kLeastGain is not trusted, and observed acceptance serves in its place until
-// the head is better by kGainToReturn; either only beyond kGuardDeviations standard errors. It goes on
-// learning meanwhile.
+// the head is better by kGainToReturn; either only beyond kGuardDeviations standard errors, while there are
+// few rounds beyond kPlainDeviations: a head that is far off must not keep drafting from beginning. It goes
+// on learning meanwhile.
 //
 // Logits come from outside. A round with one that is not finite counts as a round without logits.
 //
@@ -40,9 +41,11 @@ class Calibration {
  public:
   static constexpr double kGuardMemory = 512;        // rounds
   static constexpr double kRoundsBeforeGuard = 128;  // before it judges
+  static constexpr double kFirstRounds = 16;         // before it judges what is plain
   static constexpr double kLeastGain = 0.01;         // of the quadratic score, relative
   static constexpr double kGainToReturn = 0.02;
   static constexpr double kGuardDeviations = 1;
+  static constexpr double kPlainDeviations = 3;   // before kRoundsBeforeGuard
   static constexpr double kExpectedMemory = 256;  // rounds, of ExpectedSurvivals
 
   explicit Calibration(int block_size);

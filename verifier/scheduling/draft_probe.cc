@@ -4,10 +4,14 @@
 #include <cmath>
 
 #include "common/base/status.h"
+#include "common/speculation/messages.h"
 #include "verifier/scheduling/draft_rows.h"
 
 namespace tandem::verifier {
 namespace {
+
+// Of a step, charged for a probe however little it seems to cost.
+constexpr double kLeastCost = 0.1;
 
 // Of those not drafted, the lowest order above `last`; else the lowest of all.
 std::optional<size_t> NextInTurn(std::span<const DraftCandidate> candidates, const std::vector<bool>& draft,
@@ -31,9 +35,11 @@ double MoreDraftSeconds(std::span<const double> draft_seconds_of, size_t num_dra
 
 }  // namespace
 
+DraftProbe::DraftProbe() : evidence_(speculation::kMaxBlockSize, kEvidenceMemory) {}
+
 void DraftProbe::Restart(const StepLoad& load) {
   interval_ = kFirstInterval;
-  num_steps_ = 0;
+  waited_seconds_ = 0;
   num_anchors_ = std::max(load.num_anchors, 1);
   utilization_ = load.utilization;
 }
@@ -44,29 +50,65 @@ bool DraftProbe::LoadChanged(const StepLoad& load) const {
          std::abs(load.utilization - utilization_) >= kUtilizationChange;
 }
 
+bool DraftProbe::EvidencePays(const WindowPolicy& policy, const StepLoad& load,
+                              std::span<const double> draft_seconds_of,
+                              std::span<const DraftCandidate> candidates, const std::vector<bool>& draft) {
+  const std::span<const double> evidence = evidence_.survivals();
+  wishes_.assign(candidates.begin(), candidates.end());
+  for (size_t i = 0; i < wishes_.size(); ++i) {
+    std::span<const double>& expected = wishes_[i].expected_survivals;
+    if (!draft[i]) expected = evidence.first(std::min(expected.size(), evidence.size()));
+  }
+  ChooseDrafting(policy, load, draft_seconds_of, wishes_, chosen_);
+  for (size_t i = 0; i < wishes_.size(); ++i) {
+    if (chosen_[i] && !draft[i]) return true;
+  }
+  return false;
+}
+
 std::optional<size_t> DraftProbe::Step(const WindowPolicy& policy, const StepLoad& load,
                                        std::span<const double> draft_seconds_of,
                                        std::span<const DraftCandidate> candidates, std::vector<bool>& draft) {
   TANDEM_CHECK(draft.size() == candidates.size() && draft_seconds_of.size() > candidates.size());
-  const double step =
-      load.step_time->Predict({load.num_anchors, load.num_kv_positions, load.num_prefill_tokens});
-  const double cost = std::max(MoreDraftSeconds(draft_seconds_of, std::ranges::count(draft, true)), step);
+  StepShape shape = {load.num_anchors, load.num_kv_positions, load.num_prefill_tokens};
+  const double step = load.step_time->Predict(shape);
   // Of a step without prompts: one long prompt at the start would else pay for a slow drafter at once.
-  const double most = kMaxSavedProbes * load.step_time->Predict({load.num_anchors, load.num_kv_positions, 0});
-  saved_seconds_ = std::min(saved_seconds_.value_or(most) + kTimeShare * step, std::max(cost, most));
-  if (!MayDraft(policy, load)) return std::nullopt;
+  const double decode = load.step_time->Predict({load.num_anchors, load.num_kv_positions, 0});
   const std::optional<size_t> next = NextInTurn(candidates, draft, last_order_);
+  double cost = 0;
+  if (next.has_value()) {
+    shape.num_decode_rows += static_cast<int>(candidates[*next].expected_survivals.size());
+    cost = MoreDraftSeconds(draft_seconds_of, std::ranges::count(draft, true));
+    cost = std::max(cost + load.step_time->Predict(shape) - step, kLeastCost * step);
+    // What a draft takes is not known before the first one.
+    if (draft_seconds_of.back() == 0) cost = std::max(cost, step);
+  }
+  most_saved_seconds_ = std::max(cost, kMaxSavedProbes * decode);
+  saved_seconds_ =
+      std::min(saved_seconds_.value_or(kMaxSavedProbes * decode) + kTimeShare * step, most_saved_seconds_);
+  waited_seconds_ += step;
+  if (!MayDraft(policy, load)) return std::nullopt;
   if (!next.has_value() || LoadChanged(load)) {
     Restart(load);
     return std::nullopt;
   }
-  if (++num_steps_ < interval_ || *saved_seconds_ < cost) return std::nullopt;
+  if (waited_seconds_ < interval_ || *saved_seconds_ < cost) return std::nullopt;
   *saved_seconds_ -= cost;
-  num_steps_ = 0;
-  interval_ = std::min(interval_ * 2, kLastInterval);
+  waited_seconds_ = 0;
+  interval_ = EvidencePays(policy, load, draft_seconds_of, candidates, draft)
+                  ? kFirstInterval
+                  : std::min(interval_ * 2, kLastInterval);
+  seconds_per_token_ = decode / std::max(load.num_anchors, 1);
   last_order_ = candidates[*next].order;
   draft[*next] = true;
   return next;
+}
+
+void DraftProbe::Observe(int checked, int accepted) {
+  TANDEM_CHECK(0 <= accepted && accepted <= checked && checked <= speculation::kMaxBlockSize);
+  evidence_.Observe(checked, accepted);
+  // A probe that brought more than it cost does not pay for others beyond what can be saved.
+  saved_seconds_ = std::min(saved_seconds_.value_or(0) + accepted * seconds_per_token_, most_saved_seconds_);
 }
 
 }  // namespace tandem::verifier

@@ -1,6 +1,7 @@
 #include "verifier/scheduling/simulate_load.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <random>
 
@@ -38,6 +39,9 @@ class Simulator {
     TANDEM_CHECK(num_sequences >= 1);
     drafted_.resize(static_cast<size_t>(num_sequences), false);
     probed_.resize(drafted_.size(), false);
+    busy_seconds_ = 0;
+    seconds_to_draft_.reset();
+    num_steady_steps_ = 0;
     for (int i = 0; i < simulation_.settling_steps; ++i) Step(num_sequences);
     sum_ = {};
     for (int i = 0; i < simulation_.counted_steps; ++i) Step(num_sequences);
@@ -46,7 +50,8 @@ class Simulator {
             .mean_window = sum_.windows / all,
             .drafted_share = sum_.drafted / all,
             .utilization = utilization_.ratio(),
-            .tokens_per_second = sum_.tokens / sum_.seconds};
+            .tokens_per_second = sum_.tokens / sum_.seconds,
+            .seconds_to_draft = seconds_to_draft_};
   }
 
  private:
@@ -66,17 +71,23 @@ class Simulator {
 
   void CheckDrafts(const StepLoad& load, int num_drafted) {
     const auto num_drafts = static_cast<int>(simulation_.acceptance.size());
-    calibration_.Survivals(kBucket, {}, num_drafts, survivals_);
     sequences_.clear();
+    logits_.resize(drafted_.size());
+    survivals_.resize(drafted_.size());
     for (size_t i = 0; i < drafted_.size(); ++i) {
-      if (drafted_[i]) sequences_.push_back({.order = i, .survivals = survivals_, .probe = probed_[i]});
+      if (!drafted_[i]) continue;
+      HeadLogits(logits_[i]);
+      calibration_.Survivals(kBucket, logits_[i], num_drafts, survivals_[i]);
+      sequences_.push_back({.order = i, .survivals = survivals_[i], .probe = probed_[i]});
     }
     ChooseWindows(simulation_.policy, load, sequences_, windows_);
-    int num_rows = load.num_anchors;
-    for (const int window : windows_) {
-      const int accepted = Accept(window);
-      calibration_.Observe(kBucket, {}, window, accepted);
+    int num_rows = load.num_anchors, num_checked = 0;
+    for (size_t i = 0; i < windows_.size(); ++i) {
+      const int window = windows_[i], accepted = Accept(window);
+      calibration_.Observe(kBucket, logits_[sequences_[i].order], window, accepted);
+      if (sequences_[i].probe) probe_.Observe(window, accepted);
       num_rows += window;
+      num_checked += window > 0 && !sequences_[i].probe;
       sum_.windows += window;
       sum_.tokens += accepted;
     }
@@ -91,6 +102,20 @@ class Simulator {
     sum_.tokens += load.num_anchors;
     sum_.drafted += num_drafted;
     sum_.seconds += step_seconds + simulation_.machine.interference * draft_seconds;
+    if (num_steady_steps_ == 0) steady_since_ = busy_seconds_;
+    num_steady_steps_ = 2 * num_checked >= load.num_anchors ? num_steady_steps_ + 1 : 0;
+    if (num_steady_steps_ == kSteadySteps && !seconds_to_draft_) seconds_to_draft_ = steady_since_;
+    busy_seconds_ += step_seconds + simulation_.machine.interference * draft_seconds;
+  }
+
+  // Of one sequence's drafts: the truth, the head's bias, and noise that it cannot be blamed for.
+  void HeadLogits(std::vector<float>& logits) {
+    logits.clear();
+    if (!simulation_.head_bias) return;
+    for (const double accepted : simulation_.acceptance) {
+      logits.push_back(static_cast<float>(std::log(accepted / (1 - accepted)) + *simulation_.head_bias +
+                                          Uniform(rng_) - 0.5));
+    }
   }
 
   int Accept(int window) {
@@ -127,9 +152,15 @@ class Simulator {
   struct {
     double tokens = 0, seconds = 0, windows = 0, drafted = 0;
   } sum_;
+  double busy_seconds_ = 0;  // at this load
+  int num_steady_steps_ = 0;
+  double steady_since_ = 0;
+  std::optional<double> seconds_to_draft_;
   std::vector<bool> drafted_, probed_;  // by sequence
   // Work areas.
-  std::vector<double> survivals_, costs_;
+  std::vector<double> costs_;
+  std::vector<std::vector<double>> survivals_;  // by sequence
+  std::vector<std::vector<float>> logits_;
   std::vector<DraftedSequence> sequences_;
   std::vector<DraftCandidate> candidates_;
   std::vector<int> windows_;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -35,14 +36,19 @@ SimulatedMachine SimulatedH100With8B();
 
 struct LoadSimulation {
   SimulatedMachine machine;
-  WindowPolicy policy;
+  WindowPolicy policy = {};
   // Of draft k, given that those before it were accepted.
   std::vector<double> acceptance = {0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5};
+  // The drafter's confidence logits are those of `acceptance` and this much more (a shy head: below 0), with
+  // noise. Absent: it gives none.
+  std::optional<double> head_bias = std::nullopt;
   int max_step_rows = 2048;
   int settling_steps = 300;  // after each change of the load, not counted
   int counted_steps = 300;
   uint64_t seed = 1;
 };
+
+inline constexpr int kSteadySteps = 20;
 
 // Averages over the counted steps at one load.
 struct SimulatedLoad {
@@ -51,6 +57,9 @@ struct SimulatedLoad {
   double drafted_share = 0;  // of sequences
   double utilization = 0;
   double tokens_per_second = 0;
+  // Busy time at this load until drafts of half of the sequences were checked in kSteadySteps steps in a row,
+  // probes apart; absent: never, in settling and counted steps together.
+  std::optional<double> seconds_to_draft;
 };
 
 // One after the other, without a restart between the loads: numbers of sequences, each >= 1.

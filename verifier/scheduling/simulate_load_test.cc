@@ -112,6 +112,57 @@ TEST(SimulateLoads, StopsDraftingOnAComputeBoundMachine) {
   EXPECT_GE(on[0].tokens_per_second, 0.95 * off[0].tokens_per_second);
 }
 
+SimulatedMachine SlowedDown(SimulatedMachine machine, double factor) {
+  for (StepTimePoint& point : machine.step_times) point.seconds *= factor;
+  machine.draft_base_seconds *= factor;
+  machine.draft_slope_seconds *= factor;
+  return machine;
+}
+
+// A head that thinks so little of its drafts that none would be asked for, though most stand: probes find
+// that out within seconds, on fast and slow machines, for one sequence and for many.
+TEST(SimulateLoads, AShyHeadIsFoundOutWithinSeconds) {
+  double longest = 0;
+  for (const double factor : {0.2, 1.0, 7.0}) {  // steps of 1.2, 5.8 and 41 ms
+    for (const double bias : {-2.0, -4.0, -8.0}) {
+      for (const double interference : {0.0, 1.0}) {
+        for (const int load : {1, 4, 16, 48}) {
+          const auto results = SimulateLoads({.machine = SlowedDown(Machine(interference), factor),
+                                              .head_bias = bias,
+                                              .settling_steps = 5000,
+                                              .counted_steps = 500},
+                                             std::vector<int>{load});
+          ASSERT_TRUE(results[0].seconds_to_draft.has_value()) << factor << ' ' << bias << ' ' << load;
+          longest = std::max(longest, *results[0].seconds_to_draft);
+          EXPECT_GT(results[0].mean_window, 2) << factor << ' ' << bias << ' ' << load;
+        }
+      }
+    }
+  }
+  RecordProperty("longest_seconds", std::to_string(longest));
+  EXPECT_LT(longest, 5);
+}
+
+// Where no draft pays, whatever the head says of them, looking for one costs less than a hundredth.
+TEST(SimulateLoads, ProbesThatBringNothingCostAlmostNothing) {
+  for (const double step : {1e-3, 5e-3, 50e-3}) {
+    const SimulatedMachine machine = {.step_times = {{1, step}, {512, 512 * step}},
+                                      .draft_base_seconds = step / 3,
+                                      .draft_slope_seconds = 0,
+                                      .interference = 1};
+    for (const double bias : {-8.0, 0.0, 8.0}) {
+      LoadSimulation simulation = {
+          .machine = machine, .head_bias = bias, .settling_steps = 2000, .counted_steps = 10000};
+      const std::vector<int> loads = {1};
+      const auto on = SimulateLoads(simulation, loads);
+      simulation.policy = *ParseWindowPolicy("off");
+      const auto off = SimulateLoads(simulation, loads);
+      EXPECT_FALSE(on[0].seconds_to_draft.has_value() && bias < 0) << step << ' ' << bias;
+      EXPECT_GE(on[0].tokens_per_second, 0.99 * off[0].tokens_per_second) << step << ' ' << bias;
+    }
+  }
+}
+
 TEST(SimulateLoads, IsTheSameEveryTime) {
   const auto a = Simulate(Machine(1), "prefix", {4, 64, 4}), b = Simulate(Machine(1), "prefix", {4, 64, 4});
   for (size_t i = 0; i < a.size(); ++i) EXPECT_EQ(a[i].tokens_per_second, b[i].tokens_per_second);
