@@ -39,13 +39,15 @@ class TokenDrawer {
 
 // The drawer in service. T = the request's temperature; below 1e-5 the draft is the argmax (ties: lowest id).
 //
+// The request's top_k, top_p and min_p leave the same part of the drafter's law as they would of the target's
+// (of what may be drawn: under a reduced vocabulary shares are of its total). From that part:
+//
 // Coupled: argmax(logit / T + g), g the noise of the target's own choice: seed, absolute index, target id,
 // stream kCoupled.
 // Rejection: q = softmax(logit / T) of the top_m largest logits; the draft is a sample of q with noise of
 // stream kDrafter + 4 r, r = (epoch mod 1024) * 2^20 + round, and q is the distribution.
 //
-// The request's top_k, top_p and min_p are left out; they could only raise acceptance. Logits of which none
-// is a finite number (a peer may send any rows) give the lowest id, as if certain.
+// Logits of which none is a finite number (a peer may send any rows) give the lowest id, as if certain.
 class NoiseDrawer : public TokenDrawer {
  public:
   explicit NoiseDrawer(const DrawMode& mode);  // rejection: top_m >= 1

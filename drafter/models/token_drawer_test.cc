@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -75,6 +76,78 @@ TEST(NoiseDrawer, NoiseBelongsToTargetIdsUnderAReducedVocabulary) {
       }
     }
     EXPECT_EQ(Draw(kCoupled, request, 1, {even_logits, even}), best);
+  }
+}
+
+struct Filters {
+  int32_t top_k = 0;
+  float top_p = 1, min_p = 0;
+};
+constexpr Filters kFilters[] = {{.top_k = 1}, {.top_k = 7},    {.top_p = 0.5f},
+                                {.min_p = 1}, {.min_p = 0.1f}, {.top_k = 20, .top_p = 0.8f, .min_p = 0.02f}};
+
+DraftRequest Filtered(const Filters& filters, uint64_t seed) {
+  DraftRequest request = RequestWith(1.0f, seed);
+  request.sampling.top_k = filters.top_k;
+  request.sampling.top_p = filters.top_p;
+  request.sampling.min_p = filters.min_p;
+  return request;
+}
+
+TEST(NoiseDrawer, CoupledGoesThroughTheTargetsFilters) {
+  const std::vector<float> logits = RandomLogits(300, 4);
+  std::vector<int32_t> ids(300);
+  for (int32_t v = 0; v < 300; ++v) ids[v] = v;
+  for (const Filters& filters : kFilters) {
+    int num_changed = 0;
+    for (uint64_t seed = 0; seed < 200; ++seed) {
+      const DraftRequest request = Filtered(filters, seed);
+      const sampling::SamplingParams params = {.temperature = 1,
+                                               .top_k = filters.top_k,
+                                               .top_p = filters.top_p,
+                                               .min_p = filters.min_p,
+                                               .seed = seed};
+      sampling::Scratch scratch;
+      const auto expected = sampling::SampleCoupled(logits, {&params, nullptr, {}, 12}, scratch);
+      ASSERT_TRUE(expected.ok());
+      EXPECT_EQ(Draw(kCoupled, request, 2, {logits, {}}), *expected);
+      EXPECT_EQ(Draw(kCoupled, request, 2, {logits, ids}), *expected);
+      num_changed += *expected != Draw(kCoupled, RequestWith(1.0f, seed), 2, {logits, {}});
+    }
+    EXPECT_GT(num_changed, 0);
+  }
+}
+
+TEST(NoiseDrawer, RejectionReportsTheLawBehindFiltersAndTopM) {
+  const std::vector<float> logits = RandomLogits(300, 5);
+  std::vector<int32_t> ids(300);
+  for (int32_t v = 0; v < 300; ++v) ids[v] = 3 * v;
+  for (const Filters& filters : kFilters) {
+    const sampling::SamplingParams params = {
+        .temperature = 1, .top_k = filters.top_k, .top_p = filters.top_p, .min_p = filters.min_p};
+    const auto law = sampling::ProcessedDistribution(logits, {&params, nullptr, {}, 0});
+    ASSERT_TRUE(law.ok());
+    for (const int32_t top_m : {3, 300}) {
+      // The largest top_m of the filtered law, renormalised.
+      std::vector<std::pair<double, int32_t>> largest;
+      for (int32_t v = 0; v < 300; ++v) {
+        if ((*law)[v] > 0) largest.push_back({-double{(*law)[v]}, 3 * v});
+      }
+      std::sort(largest.begin(), largest.end());
+      if (largest.size() > static_cast<size_t>(top_m)) largest.resize(top_m);
+      double total = 0;
+      for (const auto& [negative, id] : largest) total -= negative;
+      std::vector<TokenProbability> reported;
+      const int32_t token =
+          Draw({AcceptanceMode::kRejection, top_m}, Filtered(filters, 9), 1, {logits, ids}, &reported);
+      ASSERT_EQ(reported.size(), largest.size());
+      EXPECT_TRUE(std::ranges::any_of(reported, [&](const auto& entry) { return entry.token == token; }));
+      for (const auto& [negative, id] : largest) {
+        const auto found = std::ranges::find(reported, id, &TokenProbability::token);
+        ASSERT_NE(found, reported.end()) << id;
+        EXPECT_NEAR(found->probability, -negative / total, 1e-6);
+      }
+    }
   }
 }
 

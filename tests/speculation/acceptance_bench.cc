@@ -4,6 +4,7 @@
 //   coupled       both sides choose with the same noise; a draft stands iff it is the target's token
 //   rejection     the classical rule, min(1, p / q)
 //   argmax        the drafter proposes its likeliest token, the target draws; a draft stands iff equal
+//   unfiltered    coupled, but the drafter leaves top_k, top_p and min_p out (only with one of them)
 //
 // Whole windows, no policy. tau = tokens of a round, the target's own included. Its standard error takes
 // rounds as independent, which those of one text are not quite. Nothing here depends on the machine's speed.
@@ -27,7 +28,9 @@ struct BenchOptions {
   std::vector<std::string> prompts, prompt_ids;
   int rounds = 500;
   int max_tokens = 128;
-  double temperature = 1;
+  double temperature = 1, top_p = 1, min_p = 0;
+  int top_k = 0;
+  std::string kv_dtype = "bf16";
   int64_t seed = 1;
   int threads = 2;
   int markov_top_k = 0;
@@ -92,13 +95,15 @@ struct Tau {
 struct Rule {
   const char* name;
   speculation::AcceptanceMode mode;
-  bool argmax;
+  bool argmax = false, unfiltered = false;
 };
 constexpr int kTogether = 16;  // sequences; prompts in turn, from the start again if need be
 
-constexpr Rule kRules[] = {{"coupled", speculation::AcceptanceMode::kCoupled, false},
-                           {"rejection", speculation::AcceptanceMode::kRejection, false},
-                           {"argmax", speculation::AcceptanceMode::kCoupled, true}};
+constexpr Rule kRules[] = {
+    {.name = "coupled", .mode = speculation::AcceptanceMode::kCoupled},
+    {.name = "rejection", .mode = speculation::AcceptanceMode::kRejection},
+    {.name = "argmax", .mode = speculation::AcceptanceMode::kCoupled, .argmax = true},
+    {.name = "unfiltered", .mode = speculation::AcceptanceMode::kCoupled, .unfiltered = true}};
 
 absl::StatusOr<Tau> Measure(const BenchOptions& options, const Rule& rule, const Category& category,
                             models::Model& model, drafter::DraftModel& draft_model, ThreadPool& pool) {
@@ -112,13 +117,17 @@ absl::StatusOr<Tau> Measure(const BenchOptions& options, const Rule& rule, const
   ASSIGN_OR_RETURN(auto engine, verifier::Engine::Create(engine_options, model, pool, Clock::Real()));
   ASSIGN_OR_RETURN(auto draft_engine, drafter::DraftEngine::Create({}, draft_model));
   testing::PairLink link(*draft_engine, 0);
-  if (rule.argmax) {
-    link.on_feed = [](speculation::Feed& feed) {
-      for (auto& sequence : feed.sequences) {
-        if (sequence.sampling) sequence.sampling->temperature = 0;
+  link.on_feed = [&rule](speculation::Feed& feed) {
+    for (auto& sequence : feed.sequences) {
+      if (!sequence.sampling) continue;
+      if (rule.argmax) sequence.sampling->temperature = 0;
+      if (rule.unfiltered) {
+        const speculation::DraftSampling plain = {.seed = sequence.sampling->seed,
+                                                  .temperature = sequence.sampling->temperature};
+        sequence.sampling = plain;
       }
-    };
-  }
+    }
+  };
   RETURN_IF_ERROR(engine->OpenDrafter(0, link.Open(engine->options().speculation)));
   Tau tau;
   uint64_t number = 0;
@@ -133,6 +142,9 @@ absl::StatusOr<Tau> Measure(const BenchOptions& options, const Rule& rule, const
       if (request.max_tokens < 2) return InvalidArgument("{}: a prompt fills the context", category.name);
       request.stop_token_ids = model.config().eos_token_ids;
       request.sampling.temperature = static_cast<float>(options.temperature);
+      request.sampling.top_k = options.top_k;
+      request.sampling.top_p = static_cast<float>(options.top_p);
+      request.sampling.min_p = static_cast<float>(options.min_p);
       request.sampling.seed = static_cast<uint64_t>(options.seed) * 1000003 + number++;
       gateway.Submit(std::move(request));
     }
@@ -166,16 +178,23 @@ absl::Status Run(const BenchOptions& options) {
   draft_options.path = options.drafter;
   draft_options.target = checkpoint.get();
   draft_options.markov_top_k = options.markov_top_k;
+  draft_options.kv_type = *kernels::ParseKvType(options.kv_dtype);
   ASSIGN_OR_RETURN(const auto draft_model, drafter::LoadDraftModel(draft_options, pool));
 
-  std::printf("temperature %g, windows of %d, at least %d rounds each; tau with standard error\n",
-              options.temperature, draft_model->info().block_size, options.rounds);
-  std::printf("%-18s %16s %16s %16s   coupled / rejection (S3)\n", "", kRules[0].name, kRules[1].name,
-              kRules[2].name);
+  std::printf(
+      "temperature %g, top_k %d, top_p %g, min_p %g, KV of the drafter %s, windows of %d, at least %d rounds "
+      "each; tau with standard error\n",
+      options.temperature, options.top_k, options.top_p, options.min_p, options.kv_dtype.c_str(),
+      draft_model->info().block_size, options.rounds);
+  const bool filters = options.top_k > 0 || options.top_p < 1 || options.min_p > 0;
+  const auto rules = std::span(kRules).first(std::size(kRules) - (filters ? 0 : 1));
+  std::printf("%-18s", "");
+  for (const Rule& rule : rules) std::printf(" %16s", rule.name);
+  std::printf("   coupled / rejection (S3)\n");
   for (const Category& category : categories) {
     std::printf("%-18s", category.name.c_str());
     Tau taus[std::size(kRules)];
-    for (size_t i = 0; i < std::size(kRules); ++i) {
+    for (size_t i = 0; i < rules.size(); ++i) {
       ASSIGN_OR_RETURN(taus[i], Measure(options, kRules[i], category, *model, *draft_model, pool));
       std::printf("  %6.3f +- %5.3f", taus[i].mean(), taus[i].error());
       std::fflush(stdout);
@@ -197,6 +216,10 @@ int Main(int argc, char** argv) {
   parser.AddInteger("rounds", &options.rounds, 1, 1 << 30, "Rounds of each category and rule at least");
   parser.AddInteger("max-tokens", &options.max_tokens, 2, 1 << 20, "Of each answer");
   parser.AddNumber("temperature", &options.temperature, 0, 2, "Of target and drafter");
+  parser.AddInteger("top-k", &options.top_k, 0, INT32_MAX, "Of target and drafter; 0: off");
+  parser.AddNumber("top-p", &options.top_p, 0.001, 1, "Of target and drafter; 1: off");
+  parser.AddNumber("min-p", &options.min_p, 0, 1, "Of target and drafter; 0: off");
+  parser.AddChoice("kv-dtype", &options.kv_dtype, {"f32", "bf16", "int8"}, "As of tandem-drafter");
   parser.AddInteger("seed", &options.seed, 0, int64_t{1} << 40, "Of all draws");
   parser.AddInteger("threads", &options.threads, 1, 1024, "");
   parser.AddInteger("markov-top-k", &options.markov_top_k, 0, 1 << 20, "As of tandem-drafter");
