@@ -38,8 +38,9 @@ inline constexpr double kLogitBias = 100;
 inline constexpr double kTemperature = 2;
 inline constexpr double kMinRepetitionPenalty = 0.1;
 inline constexpr double kMaxRepetitionPenalty = 10;
-inline constexpr double kPenalty = 2;                 // frequency and presence, either sign
-inline constexpr int kPriority = 4;                   // either sign
+inline constexpr double kPenalty = 2;  // frequency and presence, either sign
+inline constexpr int kPriority = 4;    // either sign
+inline constexpr double kTpotTargetMs = 60'000;
 inline constexpr int64_t kCompletionsMaxTokens = 16;  // default of /v1/completions
 
 // --- What the gateway answers

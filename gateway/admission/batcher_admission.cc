@@ -121,6 +121,7 @@ void Batcher::Admit(Sequence& sequence, int replica_index, absl::Duration now) {
   admission.stop_token_ids = request.stop_token_ids;
   admission.num_logprobs = params.num_logprobs;
   admission.priority = params.priority;
+  admission.tpot_target_ms = params.tpot_target_ms;
   admission.deadline = request.wall_deadline;
   admission.request_id = request.request_id;
   admission.traceparent = params.traceparent;

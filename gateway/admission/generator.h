@@ -45,6 +45,7 @@ struct GenerationRequest {
   bool ignore_eos = false;
   std::optional<int64_t> n;
   std::optional<int64_t> priority;
+  std::optional<double> tpot_target_ms;
   std::optional<double> temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;
   std::optional<int64_t> top_k;
   std::vector<std::pair<int64_t, double>> logit_bias;

@@ -135,6 +135,8 @@ absl::Status CheckCounts(const GenerationRequest& request, const ModelFacts& mod
   RETURN_IF_ERROR(
       IntInRange("priority", request.priority.value_or(0), -limits::kPriority, limits::kPriority));
   out.priority = static_cast<int32_t>(request.priority.value_or(0));
+  out.tpot_target_ms = request.tpot_target_ms.value_or(0);
+  RETURN_IF_ERROR(InRange("tpot_target_ms", out.tpot_target_ms, 0, limits::kTpotTargetMs, "0..60000"));
   if (request.num_logprobs) {
     const int most_logprobs = request.api == "completions" ? limits::kLogprobsCompletions : limits::kLogprobs;
     RETURN_IF_ERROR(IntInRange(LogprobsField(request.api), *request.num_logprobs, 0, most_logprobs));

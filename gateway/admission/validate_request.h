@@ -40,6 +40,7 @@ struct CheckedRequest {
   std::vector<int32_t> stop_token_ids;
   std::optional<int32_t> num_logprobs;
   int32_t priority = 0;
+  double tpot_target_ms = 0;  // 0: none
   bool echo = false;
 };
 

@@ -120,6 +120,9 @@ TEST(ValidateRequestTest, EveryFieldOutOfRangeIsNamedWithRangeAndValue) {
       {[](R& r) { r.api = "grpc", r.num_logprobs = 21; }, "num_logprobs", "got 21"},
       {[](R& r) { r.priority = 5; }, "priority", "-4..4, got 5"},
       {[](R& r) { r.priority = -5; }, "priority", "got -5"},
+      {[](R& r) { r.tpot_target_ms = -1; }, "tpot_target_ms", "0..60000, got -1"},
+      {[](R& r) { r.tpot_target_ms = 60001; }, "tpot_target_ms", "got 60001"},
+      {[](R& r) { r.tpot_target_ms = kNan; }, "tpot_target_ms", "got nan"},
       {[](R& r) { r.echo = true, r.num_logprobs = 0; }, "echo", "logprobs", ErrorReason::kUnsupported},
       {[](R& r) { r.chat_template_kwargs["x\ny"] = true; }, "chat_template_kwargs", "x\\x0ay",
        ErrorReason::kUnsupported},
@@ -141,6 +144,7 @@ TEST(ValidateRequestTest, BoundsThemselvesAreAcceptedAndDefaultsFilledIn) {
   ASSERT_TRUE(plain.ok()) << plain.status();
   EXPECT_EQ(plain->sampling.temperature, 1);
   EXPECT_EQ(plain->n, 1);
+  EXPECT_EQ(plain->tpot_target_ms, 0);
   EXPECT_FALSE(plain->has_seed);
 
   GenerationRequest request = Good();
@@ -159,6 +163,7 @@ TEST(ValidateRequestTest, BoundsThemselvesAreAcceptedAndDefaultsFilledIn) {
   request.stop_token_ids.assign(16, 999);
   request.num_logprobs = 5;
   request.priority = -4;
+  request.tpot_target_ms = 60000;
   request.seed = ~uint64_t{0};
   request.max_tokens = kMax;
   request.chat_template_kwargs["enable_thinking"] = false;

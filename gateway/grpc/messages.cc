@@ -79,6 +79,7 @@ absl::StatusOr<GenerationRequest> ToGenerationRequest(v1::GenerateRequest&& mess
   request.ignore_eos = message.ignore_eos();
   if (message.n() != 0) request.n = message.n();
   if (message.priority() != 0) request.priority = message.priority();
+  if (message.tpot_target_ms() != 0) request.tpot_target_ms = message.tpot_target_ms();
 
   const v1::Sampling& sampling = message.sampling();
   if (sampling.has_temperature()) request.temperature = sampling.temperature();

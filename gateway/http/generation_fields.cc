@@ -176,6 +176,7 @@ void ReadSamplingFields(Fields& fields, GenerationRequest* request) {
   fields.Read("ignore_eos", &request->ignore_eos);
   fields.Read("n", &request->n);
   fields.Read("priority", &request->priority);
+  fields.Read("tpot_target_ms", &request->tpot_target_ms);
   fields.Read("temperature", &request->temperature);
   fields.Read("top_p", &request->top_p);
   fields.Read("top_k", &request->top_k);

@@ -27,6 +27,7 @@ void FillAdmission(const Admission& admission, v1::Admission& out) {
   out.mutable_stop_token_ids()->Add(admission.stop_token_ids.begin(), admission.stop_token_ids.end());
   if (admission.num_logprobs) out.set_num_logprobs(static_cast<uint32_t>(*admission.num_logprobs));
   out.set_priority(admission.priority);
+  out.set_tpot_target_ms(admission.tpot_target_ms);
   if (admission.deadline != absl::InfiniteFuture()) {
     out.set_deadline_unix_ms(std::max<int64_t>(1, absl::ToUnixMillis(admission.deadline)));
   }

@@ -29,6 +29,7 @@ TEST(RunMessagesTest, PlanCarriesEveryField) {
   admission.stop_token_ids = {2};
   admission.num_logprobs = 0;
   admission.priority = -4;
+  admission.tpot_target_ms = 12.5;
   admission.deadline = absl::FromUnixMillis(123456);
   admission.request_id = "r";
   admission.traceparent = "t";
@@ -64,6 +65,8 @@ TEST(RunMessagesTest, PlanCarriesEveryField) {
   EXPECT_TRUE(out.has_num_logprobs());
   EXPECT_FALSE(message.admissions(1).has_num_logprobs());
   EXPECT_EQ(out.priority(), -4);
+  EXPECT_EQ(out.tpot_target_ms(), 12.5);
+  EXPECT_EQ(message.admissions(1).tpot_target_ms(), 0);
   EXPECT_EQ(out.deadline_unix_ms(), 123456);
   EXPECT_EQ(message.admissions(1).deadline_unix_ms(), 0);
   EXPECT_EQ(out.request_id(), "r");

@@ -367,7 +367,7 @@ def test_echo_puts_the_prompt_before_the_text(client):
 def test_filters_that_leave_one_token_are_greedy(client):
     for extra in ({"top_k": 1}, {"min_p": 1.0}, {"top_k": 1, "min_p": 0.5, "priority": 4}):
         assert text_of(chat(client, temperature=1.5, seed=3, extra_body=extra)) == GREEDY, extra
-    for neutral in ({"top_k": 0}, {"top_k": -1}, {"min_p": 0.0}, {"priority": -4}, {"repetition_penalty": 1.0},
+    for neutral in ({"top_k": 0}, {"top_k": -1}, {"min_p": 0.0}, {"priority": -4}, {"tpot_target_ms": 0.5}, {"repetition_penalty": 1.0},
                     {"chat_template_kwargs": {"enable_thinking": False}}):
         assert text_of(chat(client, extra_body=neutral)) == GREEDY, neutral
 
@@ -385,7 +385,7 @@ def test_ignore_eos_min_tokens_and_stop_ids_move_the_end(client):
 
 
 def test_priority_and_limits_are_checked(client):
-    for extra, param in (({"priority": 5}, "priority"), ({"min_tokens": 9}, "min_tokens"), ({"top_k": -2}, "top_k"),
+    for extra, param in (({"priority": 5}, "priority"), ({"tpot_target_ms": -1}, "tpot_target_ms"), ({"min_tokens": 9}, "min_tokens"), ({"top_k": -2}, "top_k"),
                          ({"stop_token_ids": [VOCABULARY]}, "stop_token_ids"), ({"min_p": 1.1}, "min_p")):
         with pytest.raises(openai.BadRequestError) as raised:
             chat(client, max_tokens=8, extra_body=extra)

@@ -43,7 +43,7 @@ def draw(rng):
     ours = {
         "top_k": rng.choice([-1, 0, 5, 2**31 - 1]), "min_p": rng.choice([0.0, 0.05, 0.5]),
         "repetition_penalty": rng.choice([0.5, 1.3]), "ignore_eos": rng.choice([True, False]), "min_tokens": rng.choice([0, 1]),
-        "stop_token_ids": rng.sample(range(VOCABULARY), 3), "priority": rng.choice([-4, 0, 4]),
+        "stop_token_ids": rng.sample(range(VOCABULARY), 3), "priority": rng.choice([-4, 0, 4]), "tpot_target_ms": rng.choice([0, 2.5, 60000]),
         "chat_template_kwargs": {"enable_thinking": rng.choice([True, False])},
     }
     options = {name: value for name, value in options.items() if rng.random() < 0.5}

@@ -129,6 +129,7 @@ def test_b07_max_tokens(refused, request_with):
     refused([request_with(max_tokens=2**31 - 1)], "max_tokens", "too_long")
     refused([request_with(max_tokens=3, min_tokens=4), request_with(min_tokens=-1)], "min_tokens")
     refused([request_with(priority=5), request_with(priority=-5)], "priority")
+    refused([request_with(tpot_target_ms=value) for value in (-1, 60001, float("nan"), float("inf"))], "tpot_target_ms")
 
 
 def test_b08_n(refused, request_with):

@@ -29,6 +29,12 @@ struct PendingDrafts {
   }
 };
 
+// From where a latency target is reckoned.
+struct PaceStart {
+  int32_t length = 0;  // confirmed; 0: not begun
+  absl::Duration time = absl::ZeroDuration();
+};
+
 struct DraftProgress {
   int drafter = -1;          // index of the one that has this sequence; -1 = none
   uint64_t session = 0;      // of that drafter's stream; another one knows nothing of the sequence

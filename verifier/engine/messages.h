@@ -28,6 +28,7 @@ struct Admission {
   std::vector<int32_t> stop_token_ids;
   std::optional<int32_t> num_logprobs;
   int32_t priority = 0;
+  double tpot_target_ms = 0;  // 0: none
   absl::Time deadline = absl::InfiniteFuture();
   std::string cache_owner;
   std::string request_id;

@@ -69,6 +69,7 @@ class Sequence {
   PrefixEntry prefix;             // entry of the last of those
   PendingDrafts drafts;
   DraftProgress progress;  // with its drafter
+  PaceStart pace_start;
   // Over the confirmed tokens; kept only with penalties.
   sampling::TokenCounts history;
 

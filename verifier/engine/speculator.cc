@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/base/status.h"
+#include "verifier/scheduling/latency_target.h"
 
 namespace tandem::verifier {
 namespace {
@@ -294,7 +295,7 @@ void Speculator::PlanWindows(StepLoad& load, std::span<Sequence* const> sequence
     }
     drafted_.push_back({sequence.admission_number(), survivals_[i],
                         std::span(confidences_[i]).first(confidences_[i].empty() ? 0 : survivals_[i].size()),
-                        sequence.progress.probe});
+                        sequence.progress.probe, WantedPaceOf(sequence)});
   }
   load.draft_seconds = DraftCost(static_cast<int>(sequences.size()), 0);
   load.no_look_ahead = options_.acceptance == speculation::AcceptanceMode::kRejection;
@@ -420,6 +421,15 @@ bool Speculator::MayBeDrafted(Sequence& sequence) {
   return true;
 }
 
+double Speculator::WantedPaceOf(const Sequence& sequence) const {
+  const double target = sequence.request().tpot_target_ms / 1e3;
+  if (!(target > 0)) return 0;
+  const PaceStart& start = sequence.pace_start;
+  if (start.length == 0) return target;
+  return WantedPace(target, absl::ToDoubleSeconds(clock_.Now() - start.time),
+                    sequence.confirmed_len() - start.length);
+}
+
 // s D(n), and what cannot be hidden behind the steps of others when the drafter has cores of its own.
 double Speculator::DraftCost(int num_sequences, double hidden_seconds) const {
   double cost = 0;
@@ -444,8 +454,8 @@ void Speculator::Choose(const StepLoad& load) {
   for (const Sequence* sequence : candidates_) {
     const Drafter& drafter = *drafters_[sequence->progress.drafter];
     wishes_.push_back({sequence->admission_number(),
-                       drafter.calibration->ExpectedSurvivals(Bucket(*sequence)),
-                       sequence->progress.drafting});
+                       drafter.calibration->ExpectedSurvivals(Bucket(*sequence)), sequence->progress.drafting,
+                       WantedPaceOf(*sequence)});
   }
   ChooseDrafting(options_.policy, load, costs_, wishes_, chosen_);
   for (size_t i = 0; i < candidates_.size(); ++i) {
@@ -467,6 +477,10 @@ void Speculator::AskForDrafts(const StepLoad& load, absl::Duration last_step,
   if (options_.policy.kind == PolicyKind::kOff) return;
   candidates_.clear();
   for (const auto& sequence : running) {
+    if (sequence->pace_start.length == 0 && sequence->state() == SequenceState::kDecoding &&
+        sequence->output_len() > 0) {
+      sequence->pace_start = {sequence->confirmed_len(), clock_.Now()};
+    }
     if (MayBeDrafted(*sequence)) candidates_.push_back(sequence.get());
   }
   if (!candidates_.empty()) {

@@ -142,6 +142,8 @@ class Speculator {
   bool IsDrafting(int drafter, absl::Duration before,
                   std::span<const std::unique_ptr<Sequence>> running) const;
   bool MayBeDrafted(Sequence& sequence);
+  // Seconds per token that its latency target asks of its next steps; 0 = it has none.
+  double WantedPaceOf(const Sequence& sequence) const;
   bool HasRows(const Sequence& sequence, int32_t begin) const;
   void Choose(const StepLoad& load);
   void Feed(Sequence& sequence, speculation::Feed& feed, absl::Duration timeout, absl::Duration now);

@@ -335,6 +335,89 @@ TEST(SpeculationTest, WhatDraftingBesideStepsCostsIsLearntAndNotTakenForTheSteps
   EXPECT_NEAR((*engine)->step_time().table_seconds[0], alone, 0.02 * alone);
 }
 
+// Each row takes 5 ms, so that with eight sequences a draft costs as much as it brings.
+class ComputeBoundModel final : public testing::FakeModel {
+ public:
+  explicit ComputeBoundModel(FakeClock& clock) : FakeModel(512, 256), clock_(clock) {}
+  void Forward(const models::Batch& batch, kernels::KvCache& cache, models::Outputs& outputs) override {
+    FakeModel::Forward(batch, cache, outputs);
+    clock_.Advance(absl::Milliseconds(2) + absl::Milliseconds(5) * static_cast<int>(batch.tokens.size()));
+  }
+
+ private:
+  FakeClock& clock_;
+};
+
+TEST(SpeculationTest, ALatencyTargetSpeedsItsSequenceUpAndChangesNoText) {
+  constexpr int kSequences = 8, kPromised = 3;
+  struct Run {
+    std::vector<Outcome> outcomes;
+    std::vector<absl::Duration> took;
+  };
+  const auto run = [&](double tpot_target_ms) {
+    FakeClock clock;
+    ThreadPool pool(1);
+    ComputeBoundModel model(clock);
+    EngineOptions options = SpeculationOptionsOf("prefix");
+    auto engine = Engine::Create(options, model, pool, clock);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    FakeDrafter drafter(0, {.right = 0.9}, 12);
+    FakeGateway gateway(**engine, 1);
+    std::vector<Admission> requests;
+    std::vector<uint64_t> ids;
+    for (int i = 0; i < kSequences; ++i) {
+      Admission request;
+      request.tokens = {1, 2, i};
+      request.prompt_length = 3;
+      request.max_tokens = 200;
+      request.sampling.seed = static_cast<uint64_t>(i);
+      if (i == kPromised) request.tpot_target_ms = tpot_target_ms;
+      requests.push_back(request);
+      ids.push_back(gateway.Submit(std::move(request)));
+    }
+    Run result;
+    result.took.assign(kSequences, absl::ZeroDuration());
+    std::vector<std::vector<int32_t>> texts;
+    for (const Admission& request : requests) {  // what each says alone, for the drafter to know
+      ThreadPool alone_pool(1);
+      testing::FakeModel alone_model(512, 256);
+      FakeClock alone_clock;
+      auto alone = Engine::Create(Options(0), alone_model, alone_pool, alone_clock);
+      FakeGateway alone_gateway(**alone, 1);
+      Admission copy = request;
+      copy.tpot_target_ms = 0;
+      const uint64_t id = alone_gateway.Submit(std::move(copy));
+      RunToEnd(**alone, {&alone_gateway});
+      texts.push_back(request.tokens);
+      const std::vector<int32_t>& output = alone_gateway.outcome(id).output;
+      texts.back().insert(texts.back().end(), output.begin(), output.end());
+    }
+    drafter.Tell(texts);
+    EXPECT_TRUE((*engine)->OpenDrafter(0, drafter.NewStream()).ok());
+    RunToEnd(**engine, {&gateway}, [&] {
+      clock.Advance(absl::Milliseconds(1));
+      drafter.Deliver(**engine, clock.Now());
+      for (int i = 0; i < kSequences; ++i) {
+        if (gateway.IsRunning(ids[i])) result.took[i] = clock.Now();
+      }
+    });
+    for (int i = 0; i < kSequences; ++i) {
+      result.outcomes.push_back(gateway.outcome(ids[i]));
+      const std::vector<int32_t>& output = result.outcomes.back().output;
+      EXPECT_TRUE(std::equal(output.begin(), output.end(), texts[i].begin() + 3, texts[i].end())) << i;
+    }
+    return result;
+  };
+  const Run without = run(0), with = run(20);
+  EXPECT_LT(with.took[kPromised], 0.7 * without.took[kPromised]);
+  for (int i = 0; i < kSequences; ++i) {
+    if (i == kPromised) continue;
+    EXPECT_LT(with.outcomes[i].checked, with.outcomes[kPromised].checked / 3) << i;
+    EXPECT_LT(with.took[i], 1.5 * without.took[i]) << i;
+  }
+  EXPECT_GT(with.outcomes[kPromised].accepted, 3 * without.outcomes[kPromised].accepted);
+}
+
 // One drafter that keeps no rows, one sequence whose drafts are put in its hands.
 class SpeculatorTest : public ::testing::Test {
  protected:

@@ -3,7 +3,8 @@
 // With n sequences drafted the step gives, at its best windows, V(n) = tokens / (T + s D(n)) tokens per
 // second. Drafts don't exist yet, so mean survivals stand in for theirs. Candidates are ranked by what is
 // expected of their drafts; the best n of them is found on a grid that doubles and is then refined, and taken
-// if it beats what is drafted now by enough.
+// if it beats what is drafted now by enough. Candidates with a latency target that this leaves too slow are
+// drafted beyond that, if it speeds them up.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -11,6 +12,7 @@
 #include "common/base/status.h"
 #include "verifier/scheduling/draft_rows.h"
 #include "verifier/scheduling/frontier.h"
+#include "verifier/scheduling/latency_target.h"
 #include "verifier/scheduling/window_policy.h"
 
 namespace tandem::verifier {
@@ -148,19 +150,44 @@ class DraftingSearch {
   std::vector<double> step_seconds_;    // [n] = time of the step with n drafts
 };
 
+// Candidates that are to be faster, in their order. The step is taken to have no drafts but their own.
+void DraftForTargets(const StepLoad& load, std::span<const double> draft_seconds_of,
+                     std::span<const DraftCandidate> candidates, std::vector<bool>& draft) {
+  std::vector<size_t> promised;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (candidates[i].wanted_pace > 0 && !draft[i]) promised.push_back(i);
+  }
+  if (promised.empty()) return;
+  std::ranges::stable_sort(promised, {}, [&](size_t i) { return candidates[i].order; });
+  auto num_drafted = static_cast<size_t>(std::ranges::count(draft, true));
+  for (const size_t i : promised) {
+    const DraftCandidate& candidate = candidates[i];
+    const auto seconds_with = [&](int num_drafts) {
+      const double step = load.step_time->Predict(
+          {load.num_anchors + num_drafts, load.num_kv_positions, load.num_prefill_tokens});
+      if (num_drafts == 0) return step + draft_seconds_of[num_drafted];
+      return (step + draft_seconds_of[num_drafted + 1]) * (candidate.drafting ? 1 : 1 + kHysteresis);
+    };
+    draft[i] = WindowForPace(candidate.wanted_pace, candidate.expected_survivals, 0, load.max_draft_rows,
+                             /*no_look_ahead=*/false, seconds_with) > 0;
+    num_drafted += draft[i];
+  }
+}
+
 }  // namespace
 
 void ChooseDrafting(const WindowPolicy& policy, const StepLoad& load,
                     std::span<const double> draft_seconds_of, std::span<const DraftCandidate> candidates,
                     std::vector<bool>& draft) {
   draft.assign(candidates.size(), false);
-  if (!MayDraft(policy, load)) return;
+  if (!HasUseForDrafts(policy, load)) return;
   if (policy.kind != PolicyKind::kPrefix) {
     draft.assign(candidates.size(), true);
     return;
   }
   TANDEM_CHECK(load.step_time != nullptr && draft_seconds_of.size() > candidates.size());
-  DraftingSearch(load, draft_seconds_of, candidates).Choose(draft);
+  if (MayDraft(policy, load)) DraftingSearch(load, draft_seconds_of, candidates).Choose(draft);
+  DraftForTargets(load, draft_seconds_of, candidates, draft);
 }
 
 }  // namespace tandem::verifier

@@ -29,7 +29,8 @@
 //     window             drafts checked
 //     accepted           of them
 //
-// Every field is required and no other is allowed.
+// Every field is required and no other is allowed. Latency targets of sequences are not in it: a replay
+// leaves them out.
 #pragma once
 
 #include <cstdint>

@@ -21,11 +21,16 @@ inline int MaxDraftRows(const WindowPolicy& policy, const StepLoad& load, int64_
   return static_cast<int>(std::floor(static_cast<double>(room) * std::min(free_share, 1.0)));
 }
 
-// Whether drafts can be of any use: not without room, nor with a policy that never looks at them.
-inline bool MayDraft(const WindowPolicy& policy, const StepLoad& load) {
+// Whether drafts can be checked at all: not without room, nor with a policy that never looks at them.
+inline bool HasUseForDrafts(const WindowPolicy& policy, const StepLoad& load) {
   if (policy.kind == PolicyKind::kOff) return false;
   if (policy.kind == PolicyKind::kFixed && policy.fixed_window == 0) return false;
-  if (load.max_draft_rows <= 0) return false;
+  return load.max_draft_rows > 0;
+}
+
+// Whether they can pay.
+inline bool MayDraft(const WindowPolicy& policy, const StepLoad& load) {
+  if (!HasUseForDrafts(policy, load)) return false;
   return policy.kind != PolicyKind::kPrefix || load.utilization < kSaturatedUtilization;
 }
 

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include "common/base/status.h"
 #include "common/speculation/messages.h"
 #include "verifier/scheduling/draft_rows.h"
 #include "verifier/scheduling/frontier.h"
+#include "verifier/scheduling/latency_target.h"
 
 namespace tandem::verifier {
 namespace {
@@ -103,6 +105,28 @@ void ChoosePrefixes(const StepLoad& load, std::span<const DraftedSequence> seque
   for (int n = 0; n < best.num_admitted; ++n) ++windows[admitted[static_cast<size_t>(n)]];
 }
 
+// Sequences that are to be faster than what pays for all gives them, in their order.
+void MeetTargets(const StepLoad& load, std::span<const DraftedSequence> sequences,
+                 std::vector<int>& windows) {
+  std::vector<size_t> promised;
+  int num_drafts = 0;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    if (sequences[i].wanted_pace > 0) promised.push_back(i);
+    num_drafts += windows[i];
+  }
+  std::ranges::stable_sort(promised, {}, [&](size_t i) { return sequences[i].order; });
+  for (const size_t i : promised) {
+    const auto seconds_with = [&](int num_more) {
+      return load.step_time->Predict(
+                 {load.num_anchors + num_drafts + num_more, load.num_kv_positions, load.num_prefill_tokens}) +
+             load.draft_seconds;
+    };
+    const int window = WindowForPace(sequences[i].wanted_pace, sequences[i].survivals, windows[i],
+                                     load.max_draft_rows - num_drafts, load.no_look_ahead, seconds_with);
+    num_drafts += window - std::exchange(windows[i], window);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<WindowPolicy> ParseWindowPolicy(std::string_view text) {
@@ -158,12 +182,13 @@ void ChooseWindows(const WindowPolicy& policy, const StepLoad& load,
   }
   // The limit counts drafts, not survivals: it may be used without looking ahead.
   const int max_rows = MaxDraftRows(policy, load, num_drafts);
-  if (max_rows == 0) return;
   if (policy.kind == PolicyKind::kPrefix) {
     TANDEM_CHECK(load.step_time != nullptr);
-    ChoosePrefixes(load, sequences, max_rows, windows);
+    if (max_rows > 0) ChoosePrefixes(load, sequences, max_rows, windows);
+    if (HasUseForDrafts(policy, load)) MeetTargets(load, sequences, windows);
     return;
   }
+  if (max_rows == 0) return;
   for (size_t i = 0; i < sequences.size(); ++i) windows[i] = WantedWindow(policy, sequences[i]);
   CutWindows(sequences, max_rows, windows);
 }

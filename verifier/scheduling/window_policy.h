@@ -43,6 +43,9 @@ struct DraftedSequence {
   // Asked for by DraftProbe: checked in full as far as there is room, whether that pays or not, so that its
   // outcome teaches (kPrefix only; the others don't weigh).
   bool probe = false;
+  // Seconds per token that it should make, by its latency target (kPrefix only; latency_target.h): its window
+  // is lengthened as far as that takes, at any load. 0: none.
+  double wanted_pace = 0;
 };
 
 // The step without drafts, and what surrounds it.
@@ -73,7 +76,8 @@ struct DraftCandidate {
   // What is expected of its drafts, before they exist: mean survivals by position
   // (Calibration::ExpectedSurvivals).
   std::span<const double> expected_survivals = {};
-  bool drafting = false;  // whether it was drafted last time: hysteresis
+  bool drafting = false;   // whether it was drafted last time: hysteresis
+  double wanted_pace = 0;  // as DraftedSequence's: it is drafted if that brings it closer. 0: none
 };
 
 // draft[i]: ask for drafts of candidates[i]. `load.draft_seconds` is ignored; draft_seconds_of[n] = s * D(n)

@@ -84,6 +84,10 @@ absl::StatusOr<Admission> CheckAdmission(const v1::Admission& message, const Pla
     admission.num_logprobs = static_cast<int32_t>(message.num_logprobs());
   }
   RETURN_IF_ERROR(CheckRange("priority", message.priority(), -kMaxPriority, kMaxPriority));
+  if (!(message.tpot_target_ms() >= 0 && message.tpot_target_ms() <= kMaxTpotTargetMs)) {
+    return InvalidArgument("tpot_target_ms must be in 0..{}, got {}", kMaxTpotTargetMs,
+                           message.tpot_target_ms());
+  }
   RETURN_IF_ERROR(
       CheckRange("deadline_unix_ms", message.deadline_unix_ms(), 0, std::numeric_limits<int64_t>::max()));
   RETURN_IF_ERROR(CheckText("request_id", message.request_id(), kMaxRequestIdBytes));
@@ -101,6 +105,7 @@ absl::StatusOr<Admission> CheckAdmission(const v1::Admission& message, const Pla
   admission.max_tokens = static_cast<int32_t>(message.max_tokens());
   admission.stop_token_ids.assign(message.stop_token_ids().begin(), message.stop_token_ids().end());
   admission.priority = message.priority();
+  admission.tpot_target_ms = message.tpot_target_ms();
   if (message.deadline_unix_ms() > 0) admission.deadline = absl::FromUnixMillis(message.deadline_unix_ms());
   admission.cache_owner = message.cache_owner();
   admission.request_id = message.request_id();

@@ -20,6 +20,7 @@ inline constexpr int kMaxStopTokenIds = 64;
 inline constexpr int kMaxLogitBias = 1024;
 inline constexpr int kMaxLogprobs = 20;
 inline constexpr int kMaxPriority = 4;
+inline constexpr double kMaxTpotTargetMs = 60000;
 inline constexpr size_t kMaxRequestIdBytes = 128;
 inline constexpr size_t kMaxTraceparentBytes = 55;
 inline constexpr size_t kMaxTracestateBytes = 512;

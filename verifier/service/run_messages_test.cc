@@ -46,6 +46,7 @@ TEST(CheckPlan, CarriesEverythingOver) {
   admission.add_stop_token_ids(5);
   admission.set_num_logprobs(0);
   admission.set_priority(-4);
+  admission.set_tpot_target_ms(12.5);
   admission.set_deadline_unix_ms(1500);
   admission.set_cache_owner("key 1");
   admission.set_request_id("r-1");
@@ -86,6 +87,7 @@ TEST(CheckPlan, CarriesEverythingOver) {
   EXPECT_THAT(a.stop_token_ids, ElementsAre(5));
   EXPECT_EQ(a.num_logprobs, 0);
   EXPECT_EQ(a.priority, -4);
+  EXPECT_EQ(a.tpot_target_ms, 12.5);
   EXPECT_EQ(a.deadline, absl::FromUnixMillis(1500));
   EXPECT_EQ(a.cache_owner, "key 1");
   EXPECT_EQ(a.request_id, "r-1");
@@ -132,6 +134,9 @@ TEST(CheckPlan, ABadAdmissionFailsAloneAndNamesFieldLimitAndValue) {
       {"stop_token_ids[0] must be in 0..99, got 100", [](auto& a) { a.add_stop_token_ids(100); }},
       {"num_logprobs must be in 0..20, got 21", [](auto& a) { a.set_num_logprobs(21); }},
       {"priority must be in -4..4, got 5", [](auto& a) { a.set_priority(5); }},
+      {"tpot_target_ms must be in 0..60000, got -1", [](auto& a) { a.set_tpot_target_ms(-1); }},
+      {"tpot_target_ms must be in 0..60000, got 60001", [](auto& a) { a.set_tpot_target_ms(60001); }},
+      {"tpot_target_ms must be in 0..60000, got nan", [nan](auto& a) { a.set_tpot_target_ms(nan); }},
       {"deadline_unix_ms must be in 0..9223372036854775807, got -1",
        [](auto& a) { a.set_deadline_unix_ms(-1); }},
       {"request_id must have at most 128 bytes, got 129",
