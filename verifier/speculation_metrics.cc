@@ -1,5 +1,7 @@
 #include "verifier/speculation_metrics.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <string>
 
@@ -13,6 +15,12 @@ std::vector<std::string> Positions(int n) {
   std::vector<std::string> positions;
   for (int i = 1; i <= n; ++i) positions.push_back(std::to_string(i));
   return positions;
+}
+
+std::vector<std::string> SurvivalBuckets() {
+  std::vector<std::string> lower_ends = {"0"};
+  for (size_t b = 1; b < kSurvivalBuckets; ++b) lower_ends.push_back(fmt::format("0.{}", b));
+  return lower_ends;
 }
 
 const char* BreakerStateName(DraftBreaker::State state) {
@@ -41,6 +49,16 @@ SpeculationMetrics::SpeculationMetrics(telemetry::Metrics& metrics, const Engine
                                       "Draft tokens checked, by position", "position", positions_)),
       accepted_at_(metrics.AddCounters("spec_accepted_tokens_per_pos_total",
                                        "Draft tokens accepted, by position", "position", positions_)),
+      survivals_(SurvivalBuckets()),
+      expected_in_(metrics.AddCounters("spec_expected_accepted_tokens_per_survival_total",
+                                       "Acceptances promised, by the promise a draft (from this on, a tenth)",
+                                       "survival", survivals_)),
+      checked_in_(metrics.AddCounters("spec_checked_tokens_per_survival_total",
+                                      "Draft tokens checked, by what was promised of them", "survival",
+                                      survivals_)),
+      accepted_in_(metrics.AddCounters("spec_accepted_tokens_per_survival_total",
+                                       "Draft tokens accepted, by what was promised of them", "survival",
+                                       survivals_)),
       fallbacks_(metrics.AddCounters("spec_fallback_total", "Rounds of a sequence without drafts, by reason",
                                      "reason", {kDraftFallbackNames.begin(), kDraftFallbackNames.end()})),
       row_bytes_(metrics.AddCounters("hidden_state_bytes_total", "Hidden rows handed to drafters",
@@ -89,6 +107,11 @@ void SpeculationMetrics::OnStep(const StepStats& step, const EngineStats& stats)
   for (size_t i = 0; i < std::min(positions_.size(), speculation.checked_at.size()); ++i) {
     RaiseTo(checked_at_[positions_[i]], static_cast<double>(speculation.checked_at[i]));
     RaiseTo(accepted_at_[positions_[i]], static_cast<double>(speculation.accepted_at[i]));
+  }
+  for (size_t b = 0; b < survivals_.size(); ++b) {
+    RaiseTo(expected_in_[survivals_[b]], speculation.expected_in[b]);
+    RaiseTo(checked_in_[survivals_[b]], static_cast<double>(speculation.checked_in[b]));
+    RaiseTo(accepted_in_[survivals_[b]], static_cast<double>(speculation.accepted_in[b]));
   }
   for (size_t i = 0; i < kDraftFallbackNames.size(); ++i) {
     RaiseTo(fallbacks_[kDraftFallbackNames[i]], static_cast<double>(speculation.fallbacks[i]));

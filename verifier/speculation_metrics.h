@@ -28,6 +28,8 @@ class SpeculationMetrics {
   prometheus::Counter& accepted_;
   prometheus::Counter& expected_accepted_;
   telemetry::Labelled<prometheus::Counter> checked_at_, accepted_at_;
+  const std::vector<std::string> survivals_;  // lower ends of the buckets: "0", "0.1", ...
+  telemetry::Labelled<prometheus::Counter> expected_in_, checked_in_, accepted_in_;
   telemetry::Labelled<prometheus::Counter> fallbacks_;
   telemetry::Labelled<prometheus::Counter> row_bytes_;
   prometheus::Counter& out_of_sync_;

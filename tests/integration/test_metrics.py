@@ -9,6 +9,7 @@ from harness.waiting import wait_until
 from harness.workload import answers, mixed_requests
 
 POSITIONS = {"position": {str(i) for i in range(1, 8)}}
+SURVIVALS = {"survival": {"0", *(f"0.{tenth}" for tenth in range(1, 10))}}
 TRANSPORTS = {"transport": {"inline", "shm"}}
 # Name, without tandem_, -> values that its labels have at least.
 OF_ALL = {
@@ -40,6 +41,8 @@ SERIES = {
         "spec_proposed_tokens_total": {}, "spec_drafts_total": {}, "spec_draft_tokens_total": {},
         "spec_accepted_tokens_total": {}, "spec_expected_accepted_tokens_total": {},
         "spec_checked_tokens_per_pos_total": POSITIONS, "spec_accepted_tokens_per_pos_total": POSITIONS,
+        "spec_expected_accepted_tokens_per_survival_total": SURVIVALS,
+        "spec_checked_tokens_per_survival_total": SURVIVALS, "spec_accepted_tokens_per_survival_total": SURVIVALS,
         "spec_window_tokens_count": {}, "spec_accepted_length_tokens_count": {},
         "spec_calibration_error_ratio": POSITIONS, "spec_policy": {"policy": {"fixed:7"}},
         "breaker_state": {"state": {"closed", "open", "half_open"}}, "drafter_up": {},
@@ -142,3 +145,7 @@ def test_requests_raise_series_and_add_none(scraped):
     by_position = prometheus.query("sum(tandem_spec_accepted_tokens_per_pos_total) "
                                    "- sum(tandem_spec_accepted_tokens_total)")
     assert by_position[0][1] == 0
+    for name in ("accepted", "expected_accepted"):
+        (_, difference), = prometheus.query(f"sum(tandem_spec_{name}_tokens_per_survival_total) "
+                                            f"- sum(tandem_spec_{name}_tokens_total)")
+        assert difference == pytest.approx(0, abs=1e-6), name

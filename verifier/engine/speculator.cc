@@ -354,9 +354,13 @@ void Speculator::Observe(Sequence& sequence, int checked, int accepted) {
   for (int i = 0; i < checked; ++i) {
     ++stats_.checked_at[i];
     stats_.accepted_at[i] += i < accepted;
-    if (i < static_cast<int>(sequence.drafts.survivals.size())) {
-      stats_.expected_accepted += sequence.drafts.survivals[i];
-    }
+    if (i >= static_cast<int>(sequence.drafts.survivals.size())) continue;
+    const double survival = sequence.drafts.survivals[i];
+    stats_.expected_accepted += survival;
+    const size_t bucket = std::min(static_cast<size_t>(survival * kSurvivalBuckets), kSurvivalBuckets - 1);
+    stats_.expected_in[bucket] += survival;
+    ++stats_.checked_in[bucket];
+    stats_.accepted_in[bucket] += i < accepted;
   }
 }
 

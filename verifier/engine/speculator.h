@@ -62,6 +62,8 @@ inline constexpr std::array<const char*, 9> kDraftFallbackNames = {
     "stale",        "timeout", "breaker", "no_rows",      "drafter_down",
     "uncalibrated", "cost",    "credit",  "peer_protocol"};
 
+inline constexpr size_t kSurvivalBuckets = 10;
+
 // Monotonic totals.
 struct SpeculationStats {
   std::array<int64_t, kDraftFallbackNames.size()> fallbacks = {};
@@ -69,6 +71,9 @@ struct SpeculationStats {
   int64_t proposed = 0;                          // draft tokens received that fitted
   std::vector<int64_t> checked_at, accepted_at;  // by position in the window
   double expected_accepted = 0;                  // sum of the survivals of checked drafts
+  // Of checked drafts by what was promised of them: bucket b holds survivals in [b / 10, (b + 1) / 10).
+  std::array<double, kSurvivalBuckets> expected_in = {};
+  std::array<int64_t, kSurvivalBuckets> checked_in = {}, accepted_in = {};
   int64_t out_of_sync = 0;
   int64_t inline_row_bytes = 0, shm_row_bytes = 0;  // put into links
 };

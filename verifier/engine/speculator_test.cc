@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "verifier/engine/fake_drafter.h"
 #include "verifier/engine/mixed_requests.h"
 
@@ -476,6 +478,11 @@ TEST_F(SpeculatorTest, RoundsOfWhichNothingWasCheckedCountInWhatIsExpected) {
   }
   EXPECT_NEAR(Expected()[0], 0.5, 0.02);
   EXPECT_NEAR(Expected()[3], 0.5, 0.03);
+  const SpeculationStats& stats = speculator_->stats();
+  EXPECT_EQ(stats.checked_in[9], 800);  // 6 is 0.998; four of them 0.99
+  EXPECT_EQ(stats.accepted_in[9], 800);
+  EXPECT_NEAR(stats.expected_in[9], 800, 8);
+  EXPECT_EQ(std::accumulate(stats.checked_in.begin(), stats.checked_in.end(), int64_t{0}), 800);
   EXPECT_EQ(speculator_->stats().rounds, 200);
   EXPECT_EQ(speculator_->stats().checked_at[0], 200);
 }
