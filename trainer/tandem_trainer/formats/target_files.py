@@ -20,6 +20,14 @@ EMBEDDING_NAMES = (
     "language_model.model.embed_tokens.weight",
 )
 HEAD_NAMES = ("lm_head.weight", "language_model.lm_head.weight")
+FINAL_NORM_NAMES = ("model.norm.weight", "model.language_model.norm.weight", "language_model.model.norm.weight")
+LAYER_PREFIXES = ("model.layers.", "model.language_model.layers.", "language_model.model.layers.")
+GGUF_LAYER_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
 GGUF_FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 
 
@@ -113,6 +121,34 @@ class TargetFiles:
             if name in self.tensors.tensors:
                 return self.tensors.get(name).float()
         return None
+
+    def layer(self, i: int) -> dict[str, torch.Tensor]:
+        """Block i's tensors under the names of a draft layer."""
+        result = {}
+        if self.is_gguf:
+            for name, gguf_name in GGUF_LAYER_NAMES.items():
+                full = f"blk.{i}.{gguf_name}.weight"
+                if full in self.tensors.tensors:
+                    result[f"{name}.weight"] = self._unpermuted(gguf_name, self.tensors.get(full))
+            return result
+        for prefix in LAYER_PREFIXES:
+            start = f"{prefix}{i}."
+            for name in self.tensors.tensors:
+                if name.startswith(start):
+                    result[name.removeprefix(start)] = self.tensors.get(name).float()
+        return result
+
+    def _unpermuted(self, gguf_name: str, value: torch.Tensor) -> torch.Tensor:
+        """GGUF files of the Llama family have the rotated pairs of q and k next to each other."""
+        if self.tensors.field("general.architecture") != "llama" or gguf_name not in ("attn_q", "attn_k"):
+            return value
+        heads = self.config["num_attention_heads" if gguf_name == "attn_q" else "num_key_value_heads"]
+        return value.view(heads, -1, 2, value.shape[1]).transpose(1, 2).reshape(value.shape)
+
+    def final_norm(self) -> torch.Tensor | None:
+        if self.is_gguf:
+            return self.tensors.get("output_norm.weight")
+        return self._first(FINAL_NORM_NAMES)
 
     @functools.cached_property
     def end_tokens(self) -> list[int]:
