@@ -8,6 +8,7 @@
 #include "common/base/status.h"
 #include "common/formats/model_digest.h"
 #include "common/kernels/types.h"
+#include "verifier/engine/capture_engine.h"
 
 namespace tandem::verifier {
 namespace {
@@ -76,6 +77,8 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
                      "With --model=scripted: what a step takes, computed nowhere; 0: no time");
   parser.AddFlag("profile", &options->profile,
                  "Also time the stages of forward passes: series step_stage_*, for tandem bench --profile");
+  parser.AddFlag("capture", &options->capture,
+                 "Serve texts and hidden states to a trainer on this machine, and no gateways");
   parser.AddDuration("drain-delay", &options->drain_delay, absl::ZeroDuration(), absl::Minutes(10),
                      "After SIGTERM, how long to go on as before while not ready");
   parser.AddDuration("drain-timeout", &options->drain_timeout, absl::ZeroDuration(), absl::Hours(1),
@@ -114,6 +117,16 @@ absl::Status CheckVerifierOptions(const VerifierOptions& options) {
   if (options.scripted_step > absl::ZeroDuration() && !ScriptedModelOf(options.model)) {
     return InvalidArgument("--scripted-step is of --model=scripted[:MODEL] only");
   }
+  if (options.capture && !options.listen.is_local()) {
+    return InvalidArgument(
+        "--capture shows texts to whoever connects: --listen must stay on this machine, got {}",
+        options.listen.ToString());
+  }
+  if (options.capture && (!options.drafters.empty() || !options.trace.empty() || options.profile))
+    return InvalidArgument(
+        "--capture goes with none of --drafter, --trace and --profile, for nothing is drafted");
+  if (options.capture && ScriptedModelOf(options.model))
+    return InvalidArgument("--capture needs a model with weights, not --model={}", options.model);
   RETURN_IF_ERROR(ParseWindowPolicy(options.policy).status());
   RETURN_IF_ERROR(ParseSyntheticAcceptance(options.synthetic_acceptance).status());
   return absl::OkStatus();
@@ -139,6 +152,7 @@ models::ModelOptions ToModelOptions(const VerifierOptions& options) {
   model.max_step_tokens = options.max_step_tokens;
   model.max_logits_rows = options.max_step_tokens;
   model.max_positions = options.max_model_len;
+  if (options.capture) model.max_taps = kMaxCaptureLayers;
   return model;
 }
 

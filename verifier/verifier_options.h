@@ -45,6 +45,7 @@ struct VerifierOptions {
   std::string trace;                                    // file for decisions; empty: none
   absl::Duration scripted_step = absl::ZeroDuration();  // what a step of a scripted model takes
   bool profile = false;                                 // series step_stage_*
+  bool capture = false;                                 // serves capture.proto to a trainer, and no gateways
 
   absl::Duration drain_delay = absl::Seconds(5);
   absl::Duration drain_timeout = absl::Seconds(30);

@@ -97,5 +97,22 @@ TEST(VerifierOptions, HelpIsComplete) {
   }
 }
 
+TEST(VerifierOptions, CaptureStaysOnThisMachineAndAlone) {
+  const auto check = [](std::vector<const char*> args) {
+    VerifierOptions options;
+    std::string error;
+    args.insert(args.end(), {"--model", "m", "--capture"});
+    EXPECT_EQ(Parse(args, &options, &error), std::nullopt) << error;
+    return std::string(CheckVerifierOptions(options).message());
+  };
+  EXPECT_EQ(check({}), "");
+  EXPECT_EQ(check({"--listen", "unix:/tmp/capture.sock"}), "");
+  EXPECT_THAT(check({"--listen", "0.0.0.0:8011"}), HasSubstr("--listen must stay on this machine"));
+  EXPECT_THAT(check({"--listen", "0.0.0.0:8011", "--insecure"}),
+              HasSubstr("--listen must stay on this machine"));
+  EXPECT_THAT(check({"--drafter", "127.0.0.1:8021"}), HasSubstr("--drafter"));
+  EXPECT_THAT(check({"--trace", "t.jsonl"}), HasSubstr("--trace"));
+}
+
 }  // namespace
 }  // namespace tandem::verifier

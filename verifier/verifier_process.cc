@@ -90,7 +90,8 @@ VerifierProcess::VerifierProcess(const VerifierOptions& options)
                          {grpc::StatusCode::CANCELLED, grpc::StatusCode::INVALID_ARGUMENT,
                           grpc::StatusCode::FAILED_PRECONDITION, grpc::StatusCode::UNAVAILABLE}}}),
       health_({"tandem.v1.Verifier"}),
-      service_({}, metrics_, log_) {
+      service_({}, metrics_, log_),
+      capture_(log_) {
   rpc::SetGrpcLogger(&log_);
   prometheus::Gauge& ready = metrics_.AddGauge("ready", "Whether the process takes work");
   prometheus::Counter& dropped = metrics_.AddCounter("log_dropped_total", "Log lines lost");
@@ -119,10 +120,11 @@ absl::Status VerifierProcess::Bind() {
   server.keepalive_time = absl::Seconds(10);
   server.keepalive_timeout = absl::Seconds(5);
 
+  grpc::Service* const service = options_.capture ? static_cast<grpc::Service*>(&capture_) : &service_;
   prometheus::Counter& exhausted =
       metrics_.AddCounter("emfile_total", "Connections delayed or refused for want of descriptors");
   ASSIGN_OR_RETURN(server_, rpc::RpcServer::Start(
-                                server, std::move(listener), {&service_}, health_,
+                                server, std::move(listener), {service}, health_,
                                 {.on_exhausted = [&exhausted] { exhausted.Increment(); }, .calls = &calls_}));
   prometheus::Gauge& connections =
       metrics_.AddGauge("open_connections", "Client connections", {{"listener", "grpc"}});
@@ -140,6 +142,19 @@ absl::Status VerifierProcess::Load(ModelFiles files, std::vector<DrafterEndpoint
     model_ = NewScriptedModel(files.checkpoint->config(), ToModelOptions(options_), std::move(files.script),
                               options_.scripted_step);
   }
+  RunIdentity& identity = identity_;
+  identity.incarnation = NewIncarnation();
+  identity.model_fingerprint = files.checkpoint->Fingerprint();
+  identity.numerics_id = model_->NumericsId();
+  identity.tokenizer_hash = files.tokenizer_hash;
+  identity.vocab_size = static_cast<int32_t>(model_->config().vocab_size);
+  identity.eos_token_ids = model_->config().eos_token_ids;
+  files.checkpoint.reset();  // nothing is mapped any more
+  if (options_.capture) {
+    RETURN_IF_ERROR(LoadCapture());
+    ReportLoad(absl::Now() - start);
+    return absl::OkStatus();
+  }
   if (options_.profile) {
     model_->profile().Enable();
     stage_metrics_.emplace(metrics_);
@@ -154,21 +169,12 @@ absl::Status VerifierProcess::Load(ModelFiles files, std::vector<DrafterEndpoint
 
   RETURN_IF_ERROR(StartTrace());
 
-  RunIdentity& identity = identity_;
-  identity.incarnation = NewIncarnation();
-  identity.model_fingerprint = files.checkpoint->Fingerprint();
-  identity.numerics_id = model_->NumericsId();
-  identity.tokenizer_hash = files.tokenizer_hash;
-  identity.vocab_size = static_cast<int32_t>(model_->config().vocab_size);
-  identity.eos_token_ids = model_->config().eos_token_ids;
   identity.max_model_len = engine_->max_model_len();
   identity.kv_block_positions = kernels::kKvBlockPositions;
   identity.kv_total_blocks = engine_->kv_total_blocks();
   identity.max_sequences = engine_->options().max_sequences;
   identity.max_step_tokens = engine_->options().max_step_tokens;
   if (!options_.drafters.empty()) identity.draft_block_size = engine_->options().max_draft_tokens;
-  files.checkpoint.reset();  // nothing is mapped any more
-
   loop_ = StepLoop::Start(*engine_, Clock::Real(), [this](const StepStats& step, const EngineStats& stats) {
     engine_metrics_.OnStep(step, stats);
     if (stage_metrics_) stage_metrics_->OnStep(model_->profile());
@@ -184,11 +190,28 @@ absl::Status VerifierProcess::Load(ModelFiles files, std::vector<DrafterEndpoint
   return absl::OkStatus();
 }
 
+absl::Status VerifierProcess::LoadCapture() {
+  CaptureOptions capture;
+  capture.kv_bytes = options_.kv_bytes;
+  capture.max_texts = options_.max_num_seqs;
+  capture.prefill_chunk = std::min(options_.prefill_chunk, options_.max_step_tokens);
+  ASSIGN_OR_RETURN(capture_engine_, CaptureEngine::Create(capture, *model_));
+  identity_.max_model_len = capture_engine_->max_text_length();
+  identity_.max_sequences = capture.max_texts;
+  capture_.Open({identity_, static_cast<int32_t>(model_->config().hidden_size),
+                 static_cast<int32_t>(model_->config().num_layers)},
+                *capture_engine_);
+  log_.Warning(
+      "capture is on: whoever connects on this machine gets texts and hidden states; gateways are refused");
+  return absl::OkStatus();
+}
+
 void VerifierProcess::Stop() {
   const bool was_ready = health_.ready();
   log_.Info("stopping", {{"streams", service_.num_streams()}});
   health_.SetReady(false);
   if (was_ready) absl::SleepFor(options_.drain_delay);  // balancers see it and go elsewhere
+  capture_.Stop();
   service_.Drain(options_.drain_timeout);
   if (server_ != nullptr) server_->Shutdown(absl::ZeroDuration());
   watchdog_.reset();

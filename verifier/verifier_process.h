@@ -28,9 +28,11 @@
 #include "common/telemetry/metrics.h"
 #include "common/telemetry/metrics_server.h"
 #include "common/telemetry/watchdog.h"
+#include "verifier/engine/capture_engine.h"
 #include "verifier/engine/step_loop.h"
 #include "verifier/engine/trace_recorder.h"
 #include "verifier/engine_metrics.h"
+#include "verifier/service/capture_service.h"
 #include "verifier/service/drafter_connections.h"
 #include "verifier/service/run_service.h"
 #include "verifier/stage_metrics.h"
@@ -64,13 +66,15 @@ class VerifierProcess {
   void Stop();
 
   std::string ListeningLine() const;
-  // After Load.
+  // After Load, without --capture.
   StepLoop& loop() { return *loop_; }
   const RunIdentity& identity() const { return identity_; }
   const Address& metrics_address() const { return metrics_server_->address(); }
 
  private:
   absl::Status StartTrace();
+  // With --capture there is neither engine nor step loop, and nothing for gateways.
+  absl::Status LoadCapture();
   void ConnectDrafters(std::vector<DrafterEndpoint> endpoints);
   void ReportLoad(absl::Duration took);
 
@@ -90,6 +94,8 @@ class VerifierProcess {
   std::unique_ptr<DrafterConnections> drafters_;
   RunIdentity identity_;
   RunService service_;
+  std::unique_ptr<CaptureEngine> capture_engine_;  // null without --capture
+  CaptureService capture_;
   std::unique_ptr<telemetry::Watchdog> watchdog_;
   std::unique_ptr<rpc::RpcServer> server_;
   std::unique_ptr<telemetry::MetricsServer> metrics_server_;  // a scrape asks all of the above

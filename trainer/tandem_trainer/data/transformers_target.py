@@ -85,7 +85,9 @@ class TransformersTarget:
                 handle.remove()
 
     @torch.no_grad()
-    def hidden_states(self, ids: torch.Tensor, taps: tuple[int, ...]) -> HiddenStates:
+    def hidden_states(
+        self, ids: torch.Tensor, taps: tuple[int, ...], lengths: torch.Tensor | None = None
+    ) -> HiddenStates:
         """ids [B, T], padded at the end: causal attention keeps padding from reaching what comes before."""
         with self._tapped(taps) as seen:
             self.decoder(input_ids=ids.to(self.device), use_cache=False)
