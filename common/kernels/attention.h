@@ -15,8 +15,9 @@
 // and out[d] = O[d] / L. In int8 K[d][j] and V[j][d] above are the stored integers; s[j], its sum done, is
 // multiplied with K's scale of j, and in o's sum (not in l's) e[j] with V's. max(a, b) is a > b ? a : b; exp
 // is math.h's. What is computed for a row depends on nothing but its own q and the KV of its sequence,
-// whatever else is in the batch. Spans of one row may run on several threads; each KV tile is read once per
-// (sequence, KV head) for a whole group of rows of the step.
+// whatever else is in the batch. Spans of one row may run on several threads, which is what a step of few
+// rows behind a long context does; each KV tile is read once per (sequence, KV head) for a whole group of
+// rows of the step.
 #pragma once
 
 #include <cstdint>

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "common/base/status.h"
 #include "common/kernels/cpu/attention_tile.h"
@@ -17,6 +18,7 @@ namespace {
 constexpr int kRowsPerWrite = 16;
 constexpr int kTilesPerThread = 4;
 constexpr int kMinPairs = 4;  // below, reading the KV several times costs more than an idle thread
+constexpr int kMinSpans = 3;  // of a group, on average: below, joining spans costs more than it brings
 
 template <typename T>
 void Store(std::byte* base, int64_t index, T value) {
@@ -102,6 +104,57 @@ void ReadRow(const std::byte* block, int position, int layer, const KvLayout& la
   }
 }
 
+// Spans that the sequence's rows see, in full or in part.
+int SpansOf(const SequenceRows& rows, int32_t window) {
+  return rows.LastSeen(rows.num_rows - 1) / kAttentionSpan - rows.FirstSeen(0, window) / kAttentionSpan + 1;
+}
+
+// How a step is cut into tiles.
+struct Cut {
+  int pairs = kMaxPairs;  // of a group
+  int spans = 0;          // of a tile; 0 = all that the group sees
+
+  int Groups(const SequenceRows& rows, int heads_per_kv) const {
+    return (rows.num_rows * heads_per_kv + pairs - 1) / pairs;
+  }
+};
+
+// Full groups read each KV tile for as many pairs as can be. A step with few of them is cut finer, so that
+// all threads have something to do: long contexts by spans, short ones into smaller groups.
+Cut Plan(std::span<const SequenceRows> sequences, int kv_heads, int heads_per_kv, int32_t window,
+         int num_threads) {
+  Cut cut;
+  const auto count = [&](bool spans) {
+    int64_t tiles = 0;
+    for (const SequenceRows& rows : sequences) {
+      tiles += int64_t{cut.Groups(rows, heads_per_kv)} * kv_heads * (spans ? SpansOf(rows, window) : 1);
+    }
+    return tiles;
+  };
+  const int64_t wanted = int64_t{kTilesPerThread} * num_threads;
+  const int64_t groups = count(false), spans = count(true);
+  if (num_threads == 1 || groups >= wanted) return cut;
+  if (spans >= kMinSpans * groups) {
+    cut.spans = static_cast<int>(std::max<int64_t>(1, spans / wanted));
+    return cut;
+  }
+  while (cut.pairs > kMinPairs && count(false) < wanted) cut.pairs /= 2;
+  return cut;
+}
+
+// Calls run(rows, index) for each index below tiles_of(rows) of each sequence.
+template <typename TilesOf, typename Run>
+void ForEachOfSequences(std::span<const SequenceRows> sequences, const TilesOf& tiles_of, ThreadPool& pool,
+                        const Run& run) {
+  int num_tiles = 0;
+  for (const SequenceRows& rows : sequences) num_tiles += tiles_of(rows);
+  pool.ForEachTile(num_tiles, [&](int index) {
+    const SequenceRows* rows = sequences.data();
+    for (; index >= tiles_of(*rows); ++rows) index -= tiles_of(*rows);
+    run(*rows, index);
+  });
+}
+
 }  // namespace
 
 void ReadKv(const KvCache& cache, int layer, std::span<const int32_t> blocks, int32_t position, float* k,
@@ -138,44 +191,64 @@ void Attention(const float* q, int64_t q_stride, int layer, std::span<const Sequ
                const KvCache& cache, int num_heads, float scale, float* out, int64_t out_stride,
                ThreadPool& pool, int32_t window) {
   TANDEM_CHECK(window >= 0);
-  const int kv_heads = cache.layout().layers[layer].num_kv_heads;
+  const auto [kv_heads, head_dim] = cache.layout().layers[layer];
   TANDEM_CHECK(num_heads % kv_heads == 0);
   const int heads_per_kv = num_heads / kv_heads;
-  // Full groups read each KV tile for as many pairs as can be; a step with few of them is cut finer, so that
-  // all threads have something to do.
-  int64_t num_groups = 0;
-  const auto groups_of = [&](const SequenceRows& rows, int group) {
-    return (rows.num_rows * heads_per_kv + group - 1) / group;
+  const Cut cut = Plan(sequences, kv_heads, heads_per_kv, window, pool.num_threads());
+
+  const auto groups_of = [&](const SequenceRows& rows) { return cut.Groups(rows, heads_per_kv) * kv_heads; };
+  const auto tile_of = [&](const SequenceRows& rows, int index) {  // index below groups_of(rows)
+    const int begin = index / kv_heads * cut.pairs;
+    return AttentionTile{.q = q,
+                         .q_stride = q_stride,
+                         .out = out,
+                         .out_stride = out_stride,
+                         .cache = &cache,
+                         .rows = &rows,
+                         .layer = layer,
+                         .kv_head = index % kv_heads,
+                         .heads_per_kv = heads_per_kv,
+                         .scale = scale,
+                         .window = window,
+                         .pair_begin = begin,
+                         .pair_end = std::min(rows.num_rows * heads_per_kv, begin + cut.pairs)};
   };
-  int group = kMaxPairs;
-  for (; group > kMinPairs; group /= 2) {
-    num_groups = 0;
-    for (const SequenceRows& rows : sequences) num_groups += int64_t{groups_of(rows, group)} * kv_heads;
-    if (num_groups >= int64_t{kTilesPerThread} * pool.num_threads() || pool.num_threads() == 1) break;
+  if (cut.spans == 0) {
+    ForEachOfSequences(sequences, groups_of, pool,
+                       [&](const SequenceRows& rows, int index) { RunAttentionTile(tile_of(rows, index)); });
+    return;
   }
-  num_groups = 0;
-  for (const SequenceRows& rows : sequences) num_groups += int64_t{groups_of(rows, group)} * kv_heads;
-  pool.ForEachTile(static_cast<int>(num_groups), [&](int index) {
-    const SequenceRows* rows = sequences.data();
-    while (index >= groups_of(*rows, group) * kv_heads) {
-      index -= groups_of(*rows, group) * kv_heads;
-      ++rows;
-    }
-    const int begin = index / kv_heads * group;
-    RunAttentionTile({.q = q,
-                      .q_stride = q_stride,
-                      .out = out,
-                      .out_stride = out_stride,
-                      .cache = &cache,
-                      .rows = rows,
-                      .layer = layer,
-                      .kv_head = index % kv_heads,
-                      .heads_per_kv = heads_per_kv,
-                      .scale = scale,
-                      .window = window,
-                      .pair_begin = begin,
-                      .pair_end = std::min(rows->num_rows * heads_per_kv, begin + group)});
+
+  // Grow to what the longest context needs, and stay.
+  static thread_local std::vector<float> partials;
+  static thread_local std::vector<int64_t> begins;  // of each sequence
+  const int64_t span_floats = PartialFloats(cut.pairs, head_dim);
+  begins.clear();
+  int64_t size = 0;
+  for (const SequenceRows& rows : sequences) {
+    begins.push_back(size);
+    size += int64_t{groups_of(rows)} * SpansOf(rows, 0) * span_floats;
+  }
+  if (static_cast<int64_t>(partials.size()) < size) partials.resize(size);
+  float* const all_partials = partials.data();
+  const int64_t* const all_begins = begins.data();
+  const auto group_of = [&](const SequenceRows& rows, int index) {
+    AttentionTile tile = tile_of(rows, index);
+    tile.partials =
+        all_partials + all_begins[&rows - sequences.data()] + index * SpansOf(rows, 0) * span_floats;
+    return tile;
+  };
+  const auto tiles_of = [&](const SequenceRows& rows) {
+    return groups_of(rows) * ((SpansOf(rows, window) + cut.spans - 1) / cut.spans);
+  };
+  ForEachOfSequences(sequences, tiles_of, pool, [&](const SequenceRows& rows, int index) {
+    AttentionTile tile = group_of(rows, index % groups_of(rows));
+    tile.span_begin = rows.FirstSeen(0, window) / kAttentionSpan + index / groups_of(rows) * cut.spans;
+    tile.span_end = tile.span_begin + cut.spans;
+    RunAttentionTile(tile);
   });
+  ForEachOfSequences(sequences, groups_of, pool,
+                     [&](const SequenceRows& rows, int index) { MergeAttentionTile(group_of(rows, index)); });
 }
 
 }  // namespace tandem::kernels

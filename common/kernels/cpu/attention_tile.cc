@@ -49,9 +49,9 @@ struct Work {
   int position[kMaxPairs] = {};
 };
 
-// Where a span's K and V of one KV head lie.
+// Where a span's K and V of one KV head lie; behind the span's tiles the K that is read next.
 struct SpanKv {
-  const std::byte* k[kSpanTiles];
+  const std::byte* k[kSpanTiles + kScoreTiles];
   const std::byte* v[kSpanTiles];
   int64_t half_bytes;  // of each
 
@@ -82,8 +82,20 @@ HWY_NOINLINE void Scores(const SpanKv& kv, int tile, int pair, int head_dim, Wor
   }
   const std::byte* k[tiles];
   for (int i = 0; i < tiles; ++i) k[i] = kv.k[tile + i];
+  // Blocks lie far from each other, so that nothing but this asks for them early: the first pairs fetch the
+  // next tiles' K and these tiles' V.
+  constexpr int kColumnBytes = kLanes * (type == KvType::kF32 ? 4 : type == KvType::kBF16 ? 2 : 1);
+  constexpr int kLineColumns = 64 / kColumnBytes;
+  const bool fetch = pair == 0;
   const float* q = work.q + pair;
   for (int d = 0; d < head_dim; ++d, q += kMaxPairs) {
+    if (fetch && d % kLineColumns == 0) {
+#pragma GCC unroll 8
+      for (int i = 0; i < tiles; ++i) {
+        __builtin_prefetch(kv.k[tile + tiles + i] + int64_t{d} * kColumnBytes);
+        __builtin_prefetch(kv.v[tile + i] + int64_t{d} * kColumnBytes);
+      }
+    }
     F32x16 column[tiles];
 #pragma GCC unroll 8
     for (int i = 0; i < tiles; ++i) column[i] = LoadKv<type>(k[i], int64_t{d} * kLanes);
@@ -283,7 +295,9 @@ void MergeSpan(int pair, bool first, int head_dim, Work& work) {
     return;
   }
   const float m = work.total_m[pair] > work.m[pair] ? work.total_m[pair] : work.m[pair];
-  const float a = Exp(work.total_m[pair] - m), b = Exp(work.m[pair] - m);
+  alignas(64) float factors[kLanes] = {work.total_m[pair] - m, work.m[pair] - m};
+  Store(ExpLanes(Load(factors)), factors);
+  const float a = factors[0], b = factors[1];
   work.total_l[pair] = std::fma(work.total_l[pair], a, work.l[pair] * b);
   work.total_m[pair] = m;
   for (int d = 0; d < head_dim; d += kLanes) {
@@ -294,43 +308,92 @@ void MergeSpan(int pair, bool first, int head_dim, Work& work) {
 // Where the span begins that a position lies in.
 HWY_INLINE int SpanOf(int position) { return position / kAttentionSpan * kAttentionSpan; }
 
-void AttentionTileRun(const AttentionTile& tile) {
-  const KvLayout& layout = tile.cache->layout();
-  const int head_dim = layout.layers[tile.layer].head_dim;
-  TANDEM_CHECK(head_dim <= kMaxHeadDim);
-  const int64_t half_bytes = layout.half_bytes(tile.layer);
-  const int64_t kv_offset = layout.layer_offset[tile.layer] + tile.kv_head * layout.head_bytes(tile.layer);
-  const int pairs = tile.pair_end - tile.pair_begin;
-  const auto row_of = [&](int pair) { return (tile.pair_begin + pair) / tile.heads_per_kv; };
-  const auto head_of = [&](int pair) {
-    return int64_t{tile.kv_head} * tile.heads_per_kv + (tile.pair_begin + pair) % tile.heads_per_kv;
-  };
-
-  Work work;
-  for (int pair = 0; pair < pairs; ++pair) {
-    work.first[pair] = tile.rows->FirstSeen(row_of(pair), tile.window);
-    work.position[pair] = tile.rows->LastSeen(row_of(pair));
-    const float* const q =
-        tile.q + (tile.rows->first_row + row_of(pair)) * tile.q_stride + head_of(pair) * head_dim;
-    for (int d = 0; d < head_dim; ++d) work.q[d * kMaxPairs + pair] = q[d] * tile.scale;
+// What the group's pairs stand for, in `work` and in the caller's arrays.
+struct Group {
+  explicit Group(const AttentionTile& tile)
+      : tile(tile),
+        head_dim(tile.cache->layout().layers[tile.layer].head_dim),
+        pairs(tile.pair_end - tile.pair_begin) {
+    TANDEM_CHECK(head_dim <= kMaxHeadDim);
   }
+
+  int row_of(int pair) const { return (tile.pair_begin + pair) / tile.heads_per_kv; }
+  int64_t head_of(int pair) const {
+    return int64_t{tile.kv_head} * tile.heads_per_kv + (tile.pair_begin + pair) % tile.heads_per_kv;
+  }
+
+  void SetPositions(Work& work) const {
+    for (int pair = 0; pair < pairs; ++pair) {
+      work.first[pair] = tile.rows->FirstSeen(row_of(pair), tile.window);
+      work.position[pair] = tile.rows->LastSeen(row_of(pair));
+    }
+  }
+
+  HWY_ATTR void LoadQueries(Work& work) const {
+    for (int pair = 0; pair < pairs; ++pair) {
+      const float* const q =
+          tile.q + (tile.rows->first_row + row_of(pair)) * tile.q_stride + head_of(pair) * head_dim;
+      for (int d = 0; d < head_dim; ++d) work.q[d * kMaxPairs + pair] = q[d] * tile.scale;
+    }
+  }
+
+  HWY_ATTR void StoreOutputs(Work& work) const {
+    for (int pair = 0; pair < pairs; ++pair) {
+      float* const out =
+          tile.out + (tile.rows->first_row + row_of(pair)) * tile.out_stride + head_of(pair) * head_dim;
+      float* const o = work.total_o + pair * kMaxHeadDim;
+      const F32x16 l = Set(work.total_l[pair]);
+      for (int d = 0; d < head_dim; d += kLanes) Store(Div(Load(o + d), l), o + d);
+      std::copy(o, o + head_dim, out);
+    }
+  }
+
+  // One pair's part of a span's partials: m, l, 14 lanes of nothing, o.
+  float* Partial(int span, int pair) const {
+    const int64_t floats = PartialFloats(1, head_dim);
+    return tile.partials + (int64_t{span} * pairs + pair) * floats;
+  }
+
+  const AttentionTile& tile;
+  const int head_dim, pairs;
+};
+
+// K and V of the span's tiles [first_tile, tiles), and the K of up to kScoreTiles tiles behind them.
+SpanKv FindKv(const AttentionTile& tile, int start, int first_tile, int tiles, int last_position) {
+  const KvLayout& layout = tile.cache->layout();
+  const int64_t kv_offset = layout.layer_offset[tile.layer] + tile.kv_head * layout.head_bytes(tile.layer);
+  const int last_tile = last_position / kKvBlockPositions;
+  SpanKv kv;
+  kv.half_bytes = layout.half_bytes(tile.layer);
+  for (int i = first_tile; i < tiles + kScoreTiles; ++i) {
+    const int block = std::min(start / kKvBlockPositions + i, last_tile);
+    kv.k[i] = tile.cache->block(tile.rows->blocks[block]) + kv_offset;
+    if (i < tiles) kv.v[i] = kv.k[i] + kv.half_bytes;
+  }
+  return kv;
+}
+
+void AttentionTileRun(const AttentionTile& tile) {
+  const Group group(tile);
+  const int head_dim = group.head_dim, pairs = group.pairs;
+  Work work;
+  group.SetPositions(work);
+  group.LoadQueries(work);
   const int last_position = work.position[pairs - 1];
-  for (int start = SpanOf(work.first[0]); start <= last_position; start += kAttentionSpan) {
+  int start = SpanOf(work.first[0]), end = last_position + 1;
+  if (tile.partials != nullptr) {
+    start = std::max(start, tile.span_begin * kAttentionSpan);
+    end = std::min(end, tile.span_end * kAttentionSpan);
+  }
+  for (; start < end; start += kAttentionSpan) {
     // Pairs whose row lies before this span have their totals already; some may not see this far back.
     int first_pair = 0, end_pair = pairs;
     while (first_pair < pairs && work.position[first_pair] < start) ++first_pair;
     while (work.first[end_pair - 1] >= start + kAttentionSpan) --end_pair;
     const int tiles = std::min(kSpanTiles, (last_position - start) / kKvBlockPositions + 1);
     const int first_tile = FirstTile(work, first_pair, start, tiles);
-    SpanKv kv;
-    kv.half_bytes = half_bytes;
-    for (int i = first_tile; i < tiles; ++i) {
-      const std::byte* const base =
-          tile.cache->block(tile.rows->blocks[start / kKvBlockPositions + i]) + kv_offset;
-      kv.k[i] = base;
-      kv.v[i] = base + half_bytes;
-    }
-    switch (layout.type) {
+    const SpanKv kv = FindKv(tile, start, first_tile, tiles, last_position);
+    switch (tile.cache->layout().type) {
       case KvType::kF32:
         RunSpan<KvType::kF32>(kv, start, first_tile, tiles, pairs, head_dim, work);
         break;
@@ -342,17 +405,35 @@ void AttentionTileRun(const AttentionTile& tile) {
         break;
     }
     for (int pair = first_pair; pair < end_pair; ++pair) {
-      MergeSpan(pair, start == SpanOf(work.first[pair]), head_dim, work);
+      if (tile.partials == nullptr) {
+        MergeSpan(pair, start == SpanOf(work.first[pair]), head_dim, work);
+        continue;
+      }
+      float* const partial = group.Partial(start / kAttentionSpan, pair);
+      partial[0] = work.m[pair];
+      partial[1] = work.l[pair];
+      const float* const o = work.o + pair * kMaxHeadDim;
+      std::copy(o, o + head_dim, partial + kLanes);
     }
   }
-  for (int pair = 0; pair < pairs; ++pair) {
-    float* const out =
-        tile.out + (tile.rows->first_row + row_of(pair)) * tile.out_stride + head_of(pair) * head_dim;
-    float* const o = work.total_o + pair * kMaxHeadDim;
-    const F32x16 l = Set(work.total_l[pair]);
-    for (int d = 0; d < head_dim; d += kLanes) Store(Div(Load(o + d), l), o + d);
-    std::copy(o, o + head_dim, out);
+  if (tile.partials == nullptr) group.StoreOutputs(work);
+}
+
+void AttentionTileMerge(const AttentionTile& tile) {
+  const Group group(tile);
+  Work work;
+  group.SetPositions(work);
+  for (int pair = 0; pair < group.pairs; ++pair) {
+    const int first = SpanOf(work.first[pair]);
+    for (int start = first; start <= work.position[pair]; start += kAttentionSpan) {
+      const float* const partial = group.Partial(start / kAttentionSpan, pair);
+      work.m[pair] = partial[0];
+      work.l[pair] = partial[1];
+      std::copy(partial + kLanes, partial + kLanes + group.head_dim, work.o + pair * kMaxHeadDim);
+      MergeSpan(pair, start == first, group.head_dim, work);
+    }
   }
+  group.StoreOutputs(work);
 }
 
 }  // namespace
@@ -364,6 +445,8 @@ namespace tandem::kernels {
 
 HWY_EXPORT(AttentionTileRun);
 void RunAttentionTile(const AttentionTile& tile) { HWY_DYNAMIC_DISPATCH(AttentionTileRun)(tile); }
+HWY_EXPORT(AttentionTileMerge);
+void MergeAttentionTile(const AttentionTile& tile) { HWY_DYNAMIC_DISPATCH(AttentionTileMerge)(tile); }
 
 }  // namespace tandem::kernels
 #endif
