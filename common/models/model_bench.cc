@@ -24,7 +24,6 @@
 namespace tandem::models {
 namespace {
 
-constexpr int kContext = 256;
 constexpr int kMaxTokens = 512;
 constexpr absl::Duration kLimitTime = absl::Milliseconds(400);
 
@@ -32,6 +31,7 @@ struct Bench {
   explicit Bench(int num_threads) : pool(num_threads) {}
 
   ThreadPool pool;
+  int context = 0;
   std::unique_ptr<Model> model;
   std::unique_ptr<kernels::KvCache> cache;
   std::vector<int32_t> blocks;
@@ -57,22 +57,26 @@ std::string Variable(const char* name, const char* otherwise) {
 absl::StatusOr<std::unique_ptr<Bench>> CreateBench() {
   auto bench = std::make_unique<Bench>(std::max(1, std::atoi(Variable("TANDEM_THREADS", "2").c_str())));
   ASSIGN_OR_RETURN(const auto checkpoint, formats::Checkpoint::Open(testing::SmolLM2File()));
+  bench->context = std::max(1, std::atoi(Variable("TANDEM_CONTEXT", "256").c_str()));
   const auto activations = kernels::ParseActivationType(Variable("TANDEM_ACTIVATIONS", "int8"));
   if (!activations.has_value()) return InvalidArgument("TANDEM_ACTIVATIONS: f32, bf16 or int8");
   ModelOptions options = {.activation_type = *activations,
                           .max_step_tokens = kMaxTokens,
                           .max_logits_rows = kMaxTokens,
-                          .max_positions = kContext + kMaxTokens};
+                          .max_positions = bench->context + kMaxTokens};
   if (const std::string dtype = Variable("TANDEM_DTYPE", "auto"); dtype != "auto") {
     options.weight_type = kernels::ParseWeightType(dtype);
     if (!options.weight_type.has_value()) return InvalidArgument("TANDEM_DTYPE: auto, f32, bf16, int8 or q4");
   }
   ASSIGN_OR_RETURN(bench->model, LoadModel(*checkpoint, options, bench->pool));
-  const int num_blocks = options.max_positions / kernels::kKvBlockPositions;
+  const int num_blocks =
+      (options.max_positions + kernels::kKvBlockPositions - 1) / kernels::kKvBlockPositions;
   ASSIGN_OR_RETURN(bench->cache, kernels::KvCache::Create(bench->model->kv_layout(), num_blocks));
   bench->blocks.resize(num_blocks);
   std::iota(bench->blocks.begin(), bench->blocks.end(), 0);
-  bench->Forward(0, kContext, false);
+  for (int position = 0; position < bench->context; position += kMaxTokens) {
+    bench->Forward(position, std::min(kMaxTokens, bench->context - position), false);
+  }
   return bench;
 }
 
@@ -88,7 +92,7 @@ absl::Status AddLimits(Bench& bench) {
 
 void RunSteps(benchmark::State& state, Bench& bench, bool all_logits) {
   const int tokens = static_cast<int>(state.range(0));
-  for (auto _ : state) bench.Forward(kContext, tokens, all_logits);
+  for (auto _ : state) bench.Forward(bench.context, tokens, all_logits);
   state.counters["tokens/s"] = benchmark::Counter(tokens, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["weight_GB/s"] = benchmark::Counter(static_cast<double>(bench.model->WeightBytes()) * 1e-9,
                                                      benchmark::Counter::kIsIterationInvariantRate);
