@@ -50,7 +50,7 @@ struct Ahead {
 };
 
 // One register tile over `cols` columns: weights of panel p at w + p * panel_stride, activations of token t
-// at x + t * x_stride, accumulators [T][kMaxPanels][16] read and written.
+// at x + t * x_stride, accumulators [T][P][16] read and written.
 struct FloatRun {
   const std::byte* w;
   int64_t panel_stride;
@@ -72,7 +72,7 @@ HWY_NOINLINE void RunRegisters(const FloatRun& run) {
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) acc[t][p] = Load(run.acc + (t * kMaxPanels + p) * kLanes);
+    for (int p = 0; p < P; ++p) acc[t][p] = Load(run.acc + (t * P + p) * kLanes);
   }
   const std::byte* w = run.w;
   const float* x = run.x;
@@ -101,7 +101,7 @@ HWY_NOINLINE void RunRegisters(const FloatRun& run) {
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) Store(acc[t][p], run.acc + (t * kMaxPanels + p) * kLanes);
+    for (int p = 0; p < P; ++p) Store(acc[t][p], run.acc + (t * P + p) * kLanes);
   }
 }
 
@@ -179,7 +179,7 @@ void StoreTile(const GemmTile& tile, const float* acc, int64_t panel, int panels
     for (int p = 0; p < panels; ++p) {
       const int64_t row = (panel + p) * kPanelRows;
       const int64_t n = std::min<int64_t>(kPanelRows, rows - row);
-      const float* const from = acc + (t * kMaxPanels + p) * kLanes;
+      const float* const from = acc + (t * panels + p) * kLanes;
       if (n == kPanelRows) {
         Store(Load(from), y + row);
       } else {
@@ -194,14 +194,14 @@ void RunPanels(const GemmTile& tile, int64_t panel, int panels, bool single, int
   const Matrix& w = *tile.w;
   const int64_t cols = w.cols();
   alignas(64) float acc[kTokensInFlight * kMaxPanels * kLanes];
-  std::fill(acc, acc + tokens * kMaxPanels * kLanes, 0.0f);
+  std::fill(acc, acc + tokens * panels * kLanes, 0.0f);
   const float* const x = tile.x->f32() + first_token * cols;
   const auto run_tokens = [&](Source source, const std::byte* weights, int64_t stride, int64_t column,
                               int64_t n, Ahead ahead) {
     for (int t = 0; t < tokens;) {
       const int count = NextTokens(tokens - t);
       PickRun(source, single,
-              count)({weights, stride, x + t * cols + column, cols, n, acc + t * kMaxPanels * kLanes, ahead});
+              count)({weights, stride, x + t * cols + column, cols, n, acc + t * panels * kLanes, ahead});
       t += count;
       ahead = {};
     }
