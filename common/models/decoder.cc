@@ -107,8 +107,11 @@ absl::Status Decoder::Allocate() {
 
   const int max_rows = static_cast<int>(std::max(rows, logits_rows));
   const int max_cols = static_cast<int>(std::max<int64_t>({hidden_, q_width, intermediate}));
+  // Only quantised weights read int8 activations.
+  const bool int8 = options_.activation_type == kernels::ActivationType::kInt8;
+  const auto type = int8 && !weights_.quantised ? kernels::ActivationType::kF32 : options_.activation_type;
   try {
-    input_ = std::make_unique<kernels::Activations>(max_rows, max_cols, options_.activation_type);
+    input_ = std::make_unique<kernels::Activations>(max_rows, max_cols, type);
   } catch (const std::bad_alloc&) {
     return ResourceExhausted("no memory for activations of {} rows of {}", max_rows, max_cols);
   }

@@ -43,6 +43,7 @@ class Reader {
         tensor, {.type = choice.type, .source_row = source_row, .pool = &pool_, .memory = &memory_});
     if (!matrix.ok()) return matrix.status();
     types_.Add(choice);
+    quantised_ |= choice.type == kernels::WeightType::kInt8 || choice.type == kernels::WeightType::kInt4;
     bytes_ += matrix->bytes();
     return matrix;
   }
@@ -67,6 +68,7 @@ class Reader {
     return weights;
   }
 
+  bool quantised() const { return quantised_; }
   std::string type_names() const { return types_.Name(); }
   int64_t bytes() const { return bytes_; }
 
@@ -76,6 +78,7 @@ class Reader {
   ThreadPool& pool_;
   kernels::WeightMemory memory_;
   WeightTypeSet types_;
+  bool quantised_ = false;
   int64_t bytes_ = 0;
 };
 
@@ -154,6 +157,7 @@ absl::StatusOr<DecoderWeights> ReadAll(Reader& reader, const Checkpoint& checkpo
     ASSIGN_OR_RETURN(weights.untied_head,
                      reader.ReadMatrix("lm_head.weight", config.vocab_size, config.hidden_size));
   }
+  weights.quantised = reader.quantised();
   weights.type_names = reader.type_names();
   weights.bytes = reader.bytes();
   return weights;

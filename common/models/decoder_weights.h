@@ -38,6 +38,7 @@ struct DecoderWeights {
   kernels::Matrix untied_head;    // [V, H]; empty where the embedding serves
   bool tied = false;
 
+  bool quantised = false;  // any of the matrices
   std::string type_names;  // of the matrices, as WeightTypeSet writes them
   int64_t bytes = 0;
 
