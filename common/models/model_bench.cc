@@ -1,11 +1,11 @@
 // Step times of a model: `model_bench [Google Benchmark flags]`, file from TANDEM_SMOLLM2 or the user's
 // cache.
 //
-// Step/T: one sequence of T new tokens after a context of 256, logits of all rows; V(8) is Step/8 / Step/1.
-// Prefill/T: the same with logits of the last row only. Threads: TANDEM_THREADS (default 2); activations:
-// TANDEM_ACTIVATIONS (default int8); weights: TANDEM_DTYPE (default: as the file holds them). The context of
-// the output tells the weights' bytes and what the machine can do with as many threads: bytes/s read from a
-// buffer of that size, f32 operations/s.
+// Step/T: one sequence of T new tokens after a context of TANDEM_CONTEXT (default 256), logits of all rows;
+// V(8) is Step/8 / Step/1. Prefill/T: the same with logits of the last row only. Threads: TANDEM_THREADS
+// (default 2); activations: TANDEM_ACTIVATIONS (default int8); weights: TANDEM_DTYPE (default: as the file
+// holds them). The context of the output tells the weights' bytes and what the machine can do with as many
+// threads: bytes/s read from a buffer of that size, f32 operations/s.
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
