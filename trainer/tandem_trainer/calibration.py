@@ -94,25 +94,27 @@ def _reliability(conditional: numpy.ndarray, proposed: numpy.ndarray, accepted: 
 
 
 def fit(rounds: Rounds) -> Fit:
+    """From all rounds; its quality is that of two fits, each told of the half of the prompts that it has not seen."""
     logits = rounds.confidence.double().numpy()
     proposed, accepted = rounds.proposed.numpy(), rounds.accepted.numpy()
-    temperatures = fit_temperatures(logits, proposed, accepted)
-    pairs = fit_scale_bias(logits, proposed, accepted)
-    scale, bias = numpy.array(pairs).T
+    even = rounds.prompt.numpy() % 2 == 0
+    conditional = [sigmoid(logits), numpy.empty_like(logits), numpy.empty_like(logits)]
+    for seen, told in ((even, ~even), (~even, even)):
+        part = logits[seen], proposed[seen], accepted[seen]
+        scale, bias = numpy.array(fit_scale_bias(*part)).T
+        conditional[1][told] = sigmoid(logits[told] / numpy.array(fit_temperatures(*part)))
+        conditional[2][told] = sigmoid(logits[told] * scale + bias)
+    qualities = [confidence_quality(c, proposed, accepted) for c in conditional]
     curves = {
-        "raw": _reliability(sigmoid(logits), proposed, accepted),
-        "fitted": _reliability(sigmoid(logits * scale + bias), proposed, accepted),
+        "raw": _reliability(conditional[0], proposed, accepted),
+        "fitted": _reliability(conditional[2], proposed, accepted),
     }
-    qualities = apply_all(logits, proposed, accepted, temperatures, pairs)
-    return Fit(temperatures, pairs, len(logits), *qualities, curves)
-
-
-def apply_all(logits, proposed, accepted, temperatures, pairs) -> tuple[Quality, Quality, Quality]:
-    """Quality raw, with temperatures, with scale and bias."""
-    scale, bias = numpy.array(pairs).T
-    return tuple(
-        confidence_quality(c, proposed, accepted)
-        for c in (sigmoid(logits), sigmoid(logits / numpy.array(temperatures)), sigmoid(logits * scale + bias))
+    return Fit(
+        fit_temperatures(logits, proposed, accepted),
+        fit_scale_bias(logits, proposed, accepted),
+        len(logits),
+        *qualities,
+        curves,
     )
 
 

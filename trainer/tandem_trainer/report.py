@@ -123,8 +123,8 @@ def write_report(run, fits, found) -> pathlib.Path:
             folder / "reliability.png",
         )
         parts += [
-            "## Calibration\n\nOf the predicted survival of drafts, on the rounds it was fitted on; "
-            "`calibration.json` holds both fits.\n",
+            "## Calibration\n\nOf the predicted survival of drafts; fits are told of prompts that they have "
+            "not seen. `calibration.json` holds fits to all.\n",
             calibration_table(fits),
             "![ECE](plots/calibration.png) ![reliability of the first draft](plots/reliability.png)\n",
         ]

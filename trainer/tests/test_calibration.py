@@ -3,10 +3,12 @@
 import numpy
 import pytest
 import safetensors.numpy
+import torch
 from conftest import golden_dir, read_json
 
-from tandem_trainer.calibration import GRID, apply_all, fit_scale_bias, fit_temperatures, sigmoid
+from tandem_trainer.calibration import GRID, fit, fit_scale_bias, fit_temperatures, sigmoid
 from tandem_trainer.evaluation.metrics import confidence_quality
+from tandem_trainer.evaluation.rounds import Rounds
 
 TABLES = golden_dir() / "drafters/tables"
 
@@ -59,10 +61,18 @@ def test_scale_and_bias_find_what_made_the_data():
     found = numpy.array(fit_scale_bias(logits, proposed, accepted))
     numpy.testing.assert_allclose(found[:, 0], scale, atol=0.05)
     numpy.testing.assert_allclose(found[:, 1], bias, atol=0.06)
-    raw, by_temperature, by_scale_bias = apply_all(
-        logits, proposed, accepted, fit_temperatures(logits, proposed, accepted), found
+    rounds = Rounds(
+        torch.from_numpy(proposed),
+        torch.from_numpy(accepted),
+        torch.zeros(len(logits), dtype=torch.bool),
+        torch.from_numpy(logits),
+        ["x"] * len(logits),
+        torch.arange(len(logits)),
     )
-    assert by_scale_bias.ece[0] < 0.01 < by_temperature.ece[0] < raw.ece[0]
+    whole = fit(rounds)
+    numpy.testing.assert_allclose(numpy.array(whole.scale_bias), found, atol=1e-6)
+    raw, by_temperature, by_scale_bias = whole.raw, whole.by_temperature, whole.by_scale_bias
+    assert by_scale_bias.ece[0] < 0.015 < by_temperature.ece[0] < raw.ece[0]
 
 
 def test_positions_that_nothing_reached_stay_as_they_are():

@@ -112,7 +112,7 @@ def test_reduced_vocabulary_and_int8(kind, tmp_path):
     target = golden_dir() / "drafters" / read_json(case / "facts.json")["target"]
     embedding, head = TargetFiles(target).vocabulary()
     original = load_drafter(case / "drafter")
-    count = 120
+    count = original.config.vocab_size * 2 // 5
     ids = torch.randperm(original.config.vocab_size, generator=torch.Generator().manual_seed(3))[:count]
     model = build_model(parse_config({**original.config.raw, "draft_vocab_size": count}))
     model.set_draft_ids(ids)

@@ -17,6 +17,8 @@ from tandem_trainer.data.samples import Sample, SampleStore
 from tandem_trainer.data.transformers_target import TransformersTarget
 from tandem_trainer.demo import demo_recipe
 from tandem_trainer.errors import UserError
+from tandem_trainer.evaluation.rounds import Setting, play_rounds
+from tandem_trainer.evaluation.texts import Prompt, Text, with_hidden_states
 from tandem_trainer.formats.target_files import TargetFiles
 from tandem_trainer.models import build_model, new_config
 from tandem_trainer.models.initial_weights import set_initial_weights
@@ -150,16 +152,20 @@ def test_eagle3_trains(tmp_path):
     model = build_model(config)
     set_initial_weights(model, files, seed=1)
     random = numpy.random.default_rng(0)
-    samples = [Sample(random.integers(0, 300, 30).astype("i4"), numpy.ones(30, "u1")) for _ in range(8)]
+    samples = [Sample(random.integers(0, files.vocab_size, 30).astype("i4"), numpy.ones(30, "u1")) for _ in range(8)]
     options = TrainingOptions(steps=60, learning_rate=5e-3, checkpoint_every=60, log_every=1)
     device = torch.device("cpu")
-    objective = Objective(model, files.vocabulary()[1], torch.arange(300), options, device)
+    objective = Objective(model, files.vocabulary()[1], torch.arange(files.vocab_size), options, device)
     batches = Batches(samples, [list(range(8))], TransformersTarget(files), config.taps, 1, 1 << 30)
     trainer = Trainer(model, batches, objective, options, tmp_path, "run", device, quiet=True)
     trainer.train()
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.97 * losses[0]
     assert trainer.held_out(batches)["loss"] < losses[0]
+    text = Text(Prompt("x", (1, 2, 3), 5), list(range(40)), False)
+    (batch,) = with_hidden_states(batches.source, [text], config.taps)
+    rounds = play_rounds(model, batch, Setting.parse("coup:1.0"), files.vocabulary()[1])
+    assert 5 <= len(rounds.accepted) <= 36 and rounds.accepted.max() <= 5
 
 
 def link_samples(whole, directory):

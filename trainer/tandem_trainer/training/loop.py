@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import math
+import os
 import pathlib
 import time
 
@@ -34,7 +36,12 @@ class Ranks:
         if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
             return Ranks()
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            # One process makes the texts while the others wait.
+            torch.distributed.init_process_group(
+                "nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(days=1)
+            )
         return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
