@@ -8,8 +8,10 @@ from tandem_trainer.data.capture_target import CaptureTarget
 from tandem_trainer.data.generate import DataMaker, DataOptions
 from tandem_trainer.data.samples import SampleStore
 from tandem_trainer.data.transformers_target import Decoding, TransformersTarget
+from tandem_trainer.demo import demo_recipe
 from tandem_trainer.errors import UserError
 from tandem_trainer.formats.target_files import TargetFiles
+from tandem_trainer.run import Run
 
 EXACT = ("--dtype", "f32", "--activations", "f32", "--kv-dtype", "f32", "--threads", "1")
 TAPS = (0, 1, 2)
@@ -94,6 +96,30 @@ def test_samples(captured, here, tmp_path):
         with SampleStore(tmp_path / name, maker.manifest()) as store:
             maker.fill(store)
     assert (tmp_path / "captured/samples.bin").read_bytes() == (tmp_path / "here/samples.bin").read_bytes()
+
+
+def test_a_whole_run_through_capture(verifier, captured, tmp_path):
+    captured.close()
+    overrides = [
+        'target.source="capture"', f'target.address="{verifier.address}"', "data.num_conversations=32", "data.batch=16",
+        "data.max_new_tokens=50", "training.steps=6", "training.sequences=4", "training.threads=1",
+        "calibration.num_texts=4", "calibration.max_tokens=50", 'calibration.settings=["greedy", "rej:1.0"]',
+        "evaluation.num_prompts=4", "evaluation.max_tokens=50",
+    ]  # fmt: skip
+
+    def run():
+        try:
+            run = Run(demo_recipe(None, overrides), tmp_path, quiet=True)
+            try:
+                return run.everything()
+            finally:
+                run.close()
+        except UserError as error:
+            assert "another Capture stream" in str(error)
+            return None
+
+    found = wait_until(run, "a run of the recipe", timeout=120)
+    assert found.total["greedy"].rounds > 20 and (tmp_path / "drafter/calibration.json").exists()
 
 
 def test_bad_input_is_told_in_one_line(files, verifier, captured):
