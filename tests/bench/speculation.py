@@ -25,6 +25,7 @@ WINDOWS = (1, 2, 3, 5, 7)
 LONG_TOKENS, LONG_SAMPLE = 6500, 2
 LONG_CHARACTERS = 26_000  # more than LONG_TOKENS, less than a context
 # llama.cpp: drafts at most, and the confidence below which it stops.
+SCAN_SAMPLE = 3  # prompts of the search for the best setting
 LLAMA_SETTINGS = [*((window, 0.0) for window in WINDOWS), *((7, p) for p in (0.3, 0.5, 0.7, 0.9)), (3, 0.5), (3, 0.7)]
 
 
@@ -171,8 +172,8 @@ def llama_server(program, model, threads, drafter=None, window=0, p_min=0.0):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = "127.0.0.1:%d" % free.getsockname()[1]
-    flags = ["-md", drafter, "--spec-type", "draft-dspark", "--spec-draft-n-max", window, "--spec-draft-p-min", p_min,
-             "--spec-draft-threads", threads] if drafter else []
+    flags = ["-md", drafter, "--spec-type", "draft-dspark", "--spec-draft-n-max", window, "--spec-draft-p-min",
+             p_min] if drafter else []
     command = [program, "-m", model, "-t", threads, "-c", 4096, "-np", 1, "-ngl", 0, "--jinja", "--host", "127.0.0.1",
                "--port", address.rsplit(":", 1)[1], *flags]
     with open(CACHE / "bench/llama-server.log", "wb") as log:
@@ -213,7 +214,7 @@ def beside_llama(options, prompts, model, llama, make_environment):
     drafter = converted_drafter(options, model, make_environment, llama.parents[2] / "source")
     texts = prompts.texts
 
-    def median_speed(contender):
+    def median_speed(contender, texts=texts[:SCAN_SAMPLE]):
         for prompt in texts:
             contender.answer(prompt, options.max_tokens)
         speed = statistics.median(contender.speeds)
@@ -223,9 +224,9 @@ def beside_llama(options, prompts, model, llama, make_environment):
     record = {"llama_scan": {}, "tandem_scan": {}, "rounds": {}}
     for window, p_min in LLAMA_SETTINGS:
         with llama_server(server, model, options.threads, drafter, window, p_min) as address:
-            record["llama_scan"][f"n-max {window}, p-min {p_min}"] = median_speed(Contender("scan", address))
+            speed = record["llama_scan"][f"n-max {window}, p-min {p_min}"] = median_speed(Contender("scan", address))
+        print(f"C6: llama.cpp with n-max {window}, p-min {p_min}: {speed:.0f} tokens/s")
     best = max(LLAMA_SETTINGS, key=lambda s: record["llama_scan"][f"n-max {s[0]}, p-min {s[1]}"])
-    print(f"C6: llama.cpp's best setting is n-max {best[0]}, p-min {best[1]}")
 
     def tandem(policy):
         flags = [f"--set=verifier.threads={options.threads}", f"--set=drafter.threads={options.threads}"]
@@ -234,7 +235,8 @@ def beside_llama(options, prompts, model, llama, make_environment):
 
     for window in WINDOWS:
         with tandem(f"fixed:{window}") as stack:
-            record["tandem_scan"][f"fixed:{window}"] = median_speed(Contender("scan", stack.http))
+            speed = record["tandem_scan"][f"fixed:{window}"] = median_speed(Contender("scan", stack.http))
+        print(f"C6: Tandem with fixed:{window}: {speed:.0f} tokens/s")
     fixed = max(record["tandem_scan"], key=record["tandem_scan"].get)
     with contextlib.ExitStack() as running:
         contenders = [Contender(f"Tandem {policy}", running.enter_context(tandem(policy)).http)
@@ -243,7 +245,7 @@ def beside_llama(options, prompts, model, llama, make_environment):
             address = running.enter_context(llama_server(server, model, options.threads, *arguments))
             contenders.append(Contender(name, address))
         for contender in contenders:  # prompts into the caches, policies learn
-            median_speed(contender)
+            median_speed(contender, texts)
         pairs = []
         for number in range(options.rounds):
             for place, prompt in enumerate(texts):
@@ -272,8 +274,8 @@ def _sum_up(contenders, pairs, record, best):
     notes = [f"C6: greedy texts as without drafts: Tandem prefix {prefix.same_texts(off)}, {fixed.name} "
              f"{fixed.same_texts(off)}, llama.cpp {llama_drafts.same_texts(llama_off)} of {count}; "
              f"Tandem's and llama.cpp's own without drafts: {off.same_texts(llama_off)} of {count}",
-             "C6: llama.cpp's settings, tokens/s: " +
+             "C6: the scan: llama.cpp's settings, tokens/s: " +
              ", ".join(f"{name}: {speed:.0f}" for name, speed in record["llama_scan"].items()),
-             "C6: Tandem's windows, tokens/s: " +
+             "C6: the scan: Tandem's windows, tokens/s: " +
              ", ".join(f"{name}: {speed:.0f}" for name, speed in record["tandem_scan"].items())]
     return Measured(goals, notes, record)
