@@ -129,6 +129,9 @@ def test_health_service_answers_on_the_serving_port(trained):
         check = channel.unary_unary("/grpc.health.v1.Health/Check")  # messages as bytes
         assert check(b"", timeout=10) == b"\x08\x01"  # field 1 = 1: SERVING
         assert check(b"\x0a\x09readiness", timeout=10) == b"\x08\x01"
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"\x0a\x09readiness", timeout=10)
+        assert next(watch) == b"\x08\x01"
+        watch.cancel()
         with pytest.raises(grpc.RpcError) as raised:
             check(b"\x0a\x04none", timeout=10)
         assert raised.value.code() == grpc.StatusCode.NOT_FOUND
