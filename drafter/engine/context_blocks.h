@@ -13,11 +13,14 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <span>
 #include <vector>
+
+#include "common/kernels/kv_cache.h"
 
 namespace tandem::drafter {
 
@@ -29,6 +32,12 @@ ChainHash ExtendChain(const ChainHash& chain, std::span<const int32_t> tokens);
 
 class ContextBlocks {
  public:
+  // Blocks that hold so many positions.
+  static size_t For(int32_t positions) {
+    constexpr size_t kPerBlock = kernels::kKvBlockPositions;
+    return (static_cast<size_t>(positions) + kPerBlock - 1) / kPerBlock;
+  }
+
   explicit ContextBlocks(int32_t num_blocks);
 
   int32_t total() const { return static_cast<int32_t>(references_.size()); }
