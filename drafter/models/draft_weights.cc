@@ -76,7 +76,8 @@ absl::StatusOr<Matrix> DraftWeightReader::Pack(const TensorView& tensor,
                                                std::span<const int32_t> source_rows) {
   ASSIGN_OR_RETURN(
       Matrix matrix,
-      Matrix::Pack(tensor, {.type = TypeFor(tensor), .source_row = source_rows, .pool = &pool_}));
+      Matrix::Pack(tensor,
+                   {.type = TypeFor(tensor), .source_row = source_rows, .pool = &pool_, .memory = &memory_}));
   bytes_ += matrix.bytes();
   return matrix;
 }

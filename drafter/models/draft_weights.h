@@ -84,6 +84,7 @@ class DraftWeightReader {
   const DraftCheckpoint& checkpoint_;
   const DraftModelOptions& options_;
   ThreadPool& pool_;
+  kernels::WeightMemory memory_;
   std::vector<int32_t> draft_rows_;
   int64_t bytes_ = 0;
 };

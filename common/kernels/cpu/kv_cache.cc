@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/base/status.h"
+#include "common/kernels/cpu/large_pages.h"
 
 namespace tandem::kernels {
 namespace {
@@ -58,8 +59,7 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(KvLayout layout, int nu
   const int64_t block_bytes = layout.block_bytes;
   std::unique_ptr<KvCache> cache(new KvCache(std::move(layout), num_blocks));
   if (block_bytes <= (std::numeric_limits<int64_t>::max() - kSlackBytes) / num_blocks) {
-    cache->data_.reset(
-        static_cast<std::byte*>(std::aligned_alloc(kAlignment, block_bytes * num_blocks + kSlackBytes)));
+    cache->data_.reset(AllocateInLargePages(block_bytes * num_blocks + kSlackBytes));
   }
   if (cache->data_ == nullptr) {
     return ResourceExhausted("no memory for a KV cache of {} blocks of {} bytes", num_blocks, block_bytes);

@@ -24,7 +24,8 @@ inline constexpr int kInt4BlockBytes = kPanelRows * kBlockColumns / 2;
 inline constexpr int kScaleBytes = kPanelRows * 2;  // one block's f16 scales, or minimums
 inline constexpr int kInt8Offset = 128;
 
-// How far ahead of its use a weight is asked for: more than memory answers in, less than the first cache holds.
+// How far ahead of its use a weight is asked for: more than memory answers in, less than the first cache
+// holds.
 inline constexpr int64_t kPrefetchBytes = 8 << 10;
 
 inline bool IsQuantised(WeightType type) { return type == WeightType::kInt8 || type == WeightType::kInt4; }
