@@ -47,7 +47,7 @@ class LocalDrafterLink final : public DrafterLink {
       absl::MutexLock lock(&mu_);
       stream_.emplace(Stream{id, &listener, ended, 0, {}});
     }
-    listener.OnOpen(std::move(answer), projection_, speculation::RowTransport::kInline);
+    listener.OnOpen(std::move(answer), projection_, speculation::RowTransport::kInline, nullptr);
   }
 
   void PutRow(int64_t, std::span<const std::byte> row) override {

@@ -170,11 +170,12 @@ TEST_F(LocalVerifierLinkTest, AGatewayThatDoesNotFitIsRefusedAndANewStreamStarts
 
 struct VerifierSide : verifier::DrafterLink::Listener {
   void OnOpen(speculation::DrafterHello answer, std::shared_ptr<const speculation::Projection> sent,
-              speculation::RowTransport transport) override {
+              speculation::RowTransport transport, std::shared_ptr<verifier::DraftSource> source) override {
     heard.Note([&] {
       hello = std::move(answer);
       projection = std::move(sent);
       EXPECT_EQ(transport, speculation::RowTransport::kInline);
+      EXPECT_EQ(source, nullptr);
     });
   }
   void OnDrafts(speculation::DraftBatch batch) override {
@@ -183,6 +184,7 @@ struct VerifierSide : verifier::DrafterLink::Listener {
       for (auto& draft : batch.drafts) drafts.push_back(std::move(draft));
     });
   }
+  void OnFallback(const std::string& instead, absl::Status why) override { ADD_FAILURE() << instead << why; }
   void OnProtocolError(std::string check) override { ADD_FAILURE() << check; }
   void OnClosed(absl::Status why) override {
     heard.Note([&] { closed.push_back(std::move(why)); });

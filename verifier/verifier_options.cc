@@ -63,8 +63,10 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
                     "Drafts checked per sequence and step at most");
   parser.AddChoice("row-dtype", &options->row_dtype, {"bf16", "f32"},
                    "Type of the hidden rows kept for drafters");
-  parser.AddChoice("row-transport", &options->row_transport, {"auto", "shm", "inline"},
-                   "How hidden rows travel; auto: shared memory to drafters on this machine; shm: no others");
+  parser.AddChoice(
+      "row-transport", &options->row_transport, {"auto", "shm", "inline"},
+      "How hidden rows travel; auto: shared memory to drafters on this machine; shm: no others; inline: "
+      "all through gRPC, feeds and drafts too");
   parser.AddInteger("draft-top-m", &options->draft_top_m, 1, speculation::kMaxTopM,
                     "With --acceptance=rejection: tokens of a draft's distribution that drafters send");
   parser.AddString(

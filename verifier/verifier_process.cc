@@ -272,7 +272,7 @@ void VerifierProcess::ConnectDrafters(std::vector<DrafterEndpoint> endpoints) {
       endpoints.push_back({NewSpeculateLink(address), address.is_local()});
   }
   // A drafter elsewhere does not share this machine's boot id, so the offer is harmless there.
-  hello.shared_memory = options_.row_transport != "inline";
+  hello.shared_memory = hello.local_socket = options_.row_transport != "inline";
   drafters_ = std::make_unique<DrafterConnections>(std::move(endpoints), hello, *loop_, metrics_, log_);
 }
 

@@ -16,9 +16,9 @@ HelloMismatch Differs(const char* field, int64_t verifier, int64_t drafter) {
 }  // namespace
 
 const std::vector<std::string>& HelloFields() {
-  static const std::vector<std::string> fields{"protocol",   "sampling_version", "acceptance", "top_m",
-                                               "vocab_size", "hidden_size",      "num_layers", "taps",
-                                               "mask_token", "transport"};
+  static const std::vector<std::string> fields{"protocol",   "sampling_version", "acceptance",  "top_m",
+                                               "vocab_size", "hidden_size",      "num_layers",  "taps",
+                                               "mask_token", "transport",        "local_socket"};
   return fields;
 }
 
@@ -49,6 +49,7 @@ HelloMismatch CheckHellos(const VerifierHello& verifier, const DrafterHello& dra
                    fmt::format("id {}", drafter.mask_token_id));
   if (drafter.transport == RowTransport::kSharedMemory && !verifier.shared_memory)
     return Differs("transport", RowTransportName(RowTransport::kInline), RowTransportName(drafter.transport));
+  if (drafter.local_socket && !verifier.local_socket) return Differs("local_socket", "none", "one");
   return {};
 }
 

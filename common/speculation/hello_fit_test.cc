@@ -75,6 +75,8 @@ TEST(HelloFit, EveryFieldThatDiffersIsNamedWithBothValues) {
        "hello.mask_token differs: verifier 100 ids, drafter id 100"},
       {"transport", [](auto&, auto& d) { d.transport = RowTransport::kSharedMemory; },
        "hello.transport differs: verifier inline, drafter shm"},
+      {"local_socket", [](auto&, auto& d) { d.local_socket = true; },
+       "hello.local_socket differs: verifier none, drafter one"},
   };
   for (const Case& c : cases) {
     VerifierHello verifier = Verifier();

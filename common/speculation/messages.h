@@ -21,6 +21,8 @@ enum class RowTransport { kInline, kSharedMemory };
 const char* AcceptanceModeName(AcceptanceMode mode);   // "coupled", "rejection"
 const char* RowTypeName(RowType type);                 // "f32", "bf16"
 const char* RowTransportName(RowTransport transport);  // "inline", "shm"
+// How feeds and drafts travel, in logs and metrics.
+inline const char* MessageTransportName(bool socket) { return socket ? "unix" : "grpc"; }
 inline constexpr int64_t RowTypeBytes(RowType type) { return type == RowType::kF32 ? 4 : 2; }
 
 // A ring of row slots in shared host memory (row_ring.h).
@@ -46,6 +48,7 @@ struct VerifierHello {
   std::string boot_id;  // of the machine: shared memory is offered only to a peer with the same one
   uint32_t uid = 0;
   bool shared_memory = false;  // offered
+  bool local_socket = false;   // offered, for feeds and drafts
 };
 
 // A starting point for the verifier's calibration: c_k = sigmoid(scale * logit_k + bias).
@@ -92,6 +95,7 @@ struct DrafterHello {
   int64_t rows_granted = 0;                        // rows that may be sent on this stream in all, so far
   int32_t max_sequences = 0;                       // that the verifier may keep here at once
   int64_t max_context_rows = 0;                    // of one sequence
+  bool local_socket = false;                       // take the verifier's offer
 };
 
 inline constexpr int32_t kMaxBlockSize = 64;

@@ -1,7 +1,8 @@
 #include "drafter/engine/draft_loop.h"
 
+#include <algorithm>
 #include <atomic>
-#include <condition_variable>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "common/base/status.h"
+#include "common/base/wait_set.h"
 
 namespace tandem::drafter {
 namespace {
@@ -44,9 +46,10 @@ class SinkGate {
 struct Command {
   enum class Kind { kOpen, kClose, kFeed } kind;
   StreamId stream = 0;
-  StreamSetup setup;               // kOpen
-  std::shared_ptr<SinkGate> gate;  // kOpen; shared, since either side may let go last
-  speculation::Feed feed;          // kFeed
+  StreamSetup setup;                   // kOpen
+  std::shared_ptr<SinkGate> gate;      // kOpen; shared, since either side may let go last
+  std::shared_ptr<FeedSource> source;  // kOpen; may be null
+  speculation::Feed feed;              // kFeed
 };
 
 class ThreadedDraftLoop final : public DraftLoop {
@@ -62,18 +65,18 @@ class ThreadedDraftLoop final : public DraftLoop {
       const std::lock_guard lock(mu_);
       stop_ = true;
       gates.swap(gates_);
-      wake_.notify_one();
+      waiting_.Ring();
     }
     for (auto& [stream, gate] : gates) gate->Close();
     thread_.join();
   }
 
-  StreamId OpenStream(StreamSetup setup, DraftSink sink) override {
+  StreamId OpenStream(StreamSetup setup, DraftSink sink, std::shared_ptr<FeedSource> source) override {
     auto gate = std::make_shared<SinkGate>(std::move(sink));
     const std::lock_guard lock(mu_);
     const StreamId stream = ++last_stream_;
     gates_.emplace(stream, gate);
-    PostLocked({Command::Kind::kOpen, stream, std::move(setup), std::move(gate), {}});
+    PostLocked({Command::Kind::kOpen, stream, std::move(setup), std::move(gate), std::move(source), {}});
     return stream;
   }
 
@@ -86,14 +89,14 @@ class ThreadedDraftLoop final : public DraftLoop {
       if (found == gates_.end()) return;
       gate = std::move(found->second);
       gates_.erase(found);
-      PostLocked({Command::Kind::kClose, stream, {}, nullptr, {}});
+      PostLocked({Command::Kind::kClose, stream, {}, nullptr, nullptr, {}});
     }
     gate->Close();
   }
 
   void PostFeed(StreamId stream, speculation::Feed feed) override {
     const std::lock_guard lock(mu_);
-    PostLocked({Command::Kind::kFeed, stream, {}, nullptr, std::move(feed)});
+    PostLocked({Command::Kind::kFeed, stream, {}, nullptr, nullptr, std::move(feed)});
   }
 
   DraftEngineStats stats() const override {
@@ -112,7 +115,7 @@ class ThreadedDraftLoop final : public DraftLoop {
   // mu_ is held.
   void PostLocked(Command command) {
     mailbox_.push_back(std::move(command));
-    wake_.notify_one();
+    if (std::this_thread::get_id() != thread_.get_id()) waiting_.Ring();  // else it is awake
   }
 
   // Receive, step, deliver.
@@ -148,9 +151,40 @@ class ThreadedDraftLoop final : public DraftLoop {
   bool Receive(std::vector<Command>& commands) {
     std::unique_lock lock(mu_);
     if (!engine_.HasWork()) busy_since_ns_.store(kIdle);
-    while (!stop_ && mailbox_.empty() && !engine_.HasWork()) wake_.wait(lock);
-    commands.swap(mailbox_);
+    bool looked = sources_.empty();  // sources are looked at once a step, also while there is work
+    while (!stop_) {
+      const bool idle = mailbox_.empty() && commands.empty() && !engine_.HasWork();
+      if (looked && !idle) break;
+      lock.unlock();
+      Wait(idle ? absl::InfiniteDuration() : absl::ZeroDuration(), commands);
+      lock.lock();
+      looked = true;
+    }
+    std::ranges::move(mailbox_, std::back_inserter(commands));
+    mailbox_.clear();
     return !stop_;
+  }
+
+  // Until somebody rings, a source has something, or the time is up.
+  void Wait(absl::Duration timeout, std::vector<Command>& commands) {
+    polls_.clear();
+    for (const auto& [stream, source] : sources_) {
+      const int events = source->sending() ? POLLIN | POLLOUT : POLLIN;
+      polls_.push_back({source->fd(), static_cast<short>(events), 0});
+    }
+    waiting_.Wait(timeout, polls_);
+    auto next = sources_.begin();
+    for (const pollfd& poll : polls_) {
+      const auto at = next++;
+      if (poll.revents == 0) continue;
+      std::vector<speculation::Feed> feeds;
+      const bool goes_on = at->second->OnReady(feeds);
+      for (speculation::Feed& feed : feeds)
+        commands.push_back({Command::Kind::kFeed, at->first, {}, nullptr, nullptr, std::move(feed)});
+      if (goes_on) continue;
+      commands.push_back({Command::Kind::kClose, at->first, {}, nullptr, nullptr, {}});
+      sources_.erase(at);
+    }
   }
 
   void Apply(Command&& command) {
@@ -158,6 +192,7 @@ class ThreadedDraftLoop final : public DraftLoop {
       case Command::Kind::kOpen:
         engine_.OpenStream(command.stream, std::move(command.setup));
         sinks_.emplace(command.stream, std::move(command.gate));
+        if (command.source != nullptr) sources_.emplace(command.stream, std::move(command.source));
         break;
       case Command::Kind::kClose:
         EndStream(command.stream);
@@ -176,6 +211,7 @@ class ThreadedDraftLoop final : public DraftLoop {
   }
 
   void EndStream(StreamId stream) {
+    sources_.erase(stream);
     if (sinks_.erase(stream) > 0) engine_.CloseStream(stream);
   }
 
@@ -190,14 +226,16 @@ class ThreadedDraftLoop final : public DraftLoop {
   const Clock& clock_;
   const StepObserver observer_;
   std::map<StreamId, std::shared_ptr<SinkGate>> sinks_;
+  std::map<StreamId, std::shared_ptr<FeedSource>> sources_;
+  std::vector<pollfd> polls_;  // work area of Wait
 
   std::atomic<int64_t> busy_since_ns_{kIdle};
 
   mutable std::mutex stats_mu_;
   DraftEngineStats stats_;  // guarded by stats_mu_
 
+  WaitSet waiting_;
   std::mutex mu_;
-  std::condition_variable wake_;
   bool stop_ = false;                                    // guarded by mu_
   StreamId last_stream_ = 0;                             // guarded by mu_
   std::vector<Command> mailbox_;                         // guarded by mu_

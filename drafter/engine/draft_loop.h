@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -25,6 +26,20 @@ struct DraftSink {
   // A feed broke the protocol, or its rows could not be read: the stream's sequences are gone, later feeds
   // are dropped, nothing follows but CloseStream.
   std::function<void(absl::Status)> on_error;
+};
+
+// A stream's descriptor on which the draft loop sleeps itself, so that feeds wake it and nobody else. The
+// loop's thread only.
+class FeedSource {
+ public:
+  virtual ~FeedSource() = default;
+  virtual int fd() const = 0;
+  // Whether a batch waits for room to be sent: the descriptor is then to be polled for that, too.
+  virtual bool sending() const = 0;
+  // The descriptor is ready. Sends what waits and appends the feeds that have come, checked as PostFeed's
+  // are. False: the source has nothing more to give (the stream ends, and is told why) and must not be polled
+  // again.
+  virtual bool OnReady(std::vector<speculation::Feed>& feeds) = 0;
 };
 
 // What one step took.
@@ -43,7 +58,9 @@ class DraftLoop {
   // Stops the thread; open streams get nothing more.
   virtual ~DraftLoop() = default;
 
-  virtual StreamId OpenStream(StreamSetup setup, DraftSink sink) = 0;
+  // With a source feeds come from there, else by PostFeed.
+  virtual StreamId OpenStream(StreamSetup setup, DraftSink sink,
+                              std::shared_ptr<FeedSource> source = nullptr) = 0;
   // After it returns the sink is not called any more (it waits for a call under way); its sequences are freed
   // within a step.
   virtual void CloseStream(StreamId stream) = 0;

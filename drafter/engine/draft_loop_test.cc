@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <condition_variable>
 #include <mutex>
@@ -66,6 +68,53 @@ class Inbox {
   uint64_t feed_number_ = 0;
   double compute_seconds_ = 0;
   absl::Status error_;
+};
+
+// Feeds by a socket: a byte for each that waits.
+class FakeSource final : public FeedSource {
+ public:
+  FakeSource() { EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds_), 0); }
+  ~FakeSource() override {
+    close(fds_[0]);
+    close(fds_[1]);
+  }
+  void Put(speculation::Feed feed) {
+    const std::lock_guard lock(mu_);
+    waiting_.push_back(std::move(feed));
+    EXPECT_EQ(write(fds_[1], "x", 1), 1);
+  }
+  // Its descriptor stays ready from now on.
+  void End() {
+    const std::lock_guard lock(mu_);
+    ended_ = true;
+    EXPECT_EQ(write(fds_[1], "x", 1), 1);
+  }
+  int num_calls_after_end() {
+    const std::lock_guard lock(mu_);
+    return calls_after_end_;
+  }
+
+  int fd() const override { return fds_[0]; }
+  bool sending() const override { return false; }
+  bool OnReady(std::vector<speculation::Feed>& feeds) override {
+    const std::lock_guard lock(mu_);
+    if (ended_) {
+      ++calls_after_end_;
+      return false;
+    }
+    char byte;
+    while (read(fds_[0], &byte, 1) == 1) {
+    }
+    feeds = std::exchange(waiting_, {});
+    return true;
+  }
+
+ private:
+  int fds_[2];
+  std::mutex mu_;
+  std::vector<speculation::Feed> waiting_;
+  bool ended_ = false;
+  int calls_after_end_ = 0;
 };
 
 class DraftLoopTest : public ::testing::Test {
@@ -153,6 +202,44 @@ TEST_F(DraftLoopTest, ManyStreamsFromManyThreads) {
   ASSERT_TRUE(inbox.AwaitFeed(1));  // behind everything that was closed
   EXPECT_EQ(loop_->stats().sequences, 0);
   EXPECT_EQ(loop_->stats().streams, 1);
+}
+
+TEST_F(DraftLoopTest, FeedsOfASourceWakeItAndGoWithItsStream) {
+  Inbox by_source, by_post;
+  const auto source = std::make_shared<FakeSource>();
+  const std::weak_ptr<FakeSource> alive = source;
+  const StreamId stream = loop_->OpenStream(NewSetup(), by_source.sink(), source);
+  const StreamId other = loop_->OpenStream(NewSetup(), by_post.sink());
+  FakeVerifier verifier, another;
+  for (int i = 1; i <= 20; ++i) {  // it sleeps before each
+    source->Put(verifier.Feed(i % 4, 0, 10, i).Take());
+    ASSERT_TRUE(by_source.AwaitDrafts(i));
+    loop_->PostFeed(other, another.Feed(1, 0, 4, i).Take());
+    ASSERT_TRUE(by_post.AwaitDrafts(i));
+  }
+  loop_->CloseStream(stream);
+  loop_->PostFeed(other, another.Take());
+  ASSERT_TRUE(by_post.AwaitFeed(21));
+  EXPECT_EQ(loop_->stats().streams, 1);
+  EXPECT_EQ(alive.use_count(), 1);  // ours
+}
+
+TEST_F(DraftLoopTest, ASourceThatEndsTakesItsStreamAlong) {
+  Inbox inbox, other;
+  const auto source = std::make_shared<FakeSource>();
+  const StreamId stream = loop_->OpenStream(NewSetup(), inbox.sink(), source);
+  const StreamId next = loop_->OpenStream(NewSetup(), other.sink());
+  FakeVerifier verifier, honest;
+  source->Put(verifier.Feed(1, 0, 10, 1).Take());
+  ASSERT_TRUE(inbox.AwaitDrafts(1));
+  source->End();
+  for (int i = 1; loop_->stats().streams == 2; ++i) {
+    loop_->PostFeed(next, honest.Feed(1, 0, 4, i).Take());
+    ASSERT_TRUE(other.AwaitDrafts(i));
+  }
+  loop_->PostFeed(next, honest.Take());
+  EXPECT_EQ(source->num_calls_after_end(), 1);  // though its descriptor is ready still
+  loop_->CloseStream(stream);
 }
 
 TEST_F(DraftLoopTest, EndsWithStreamsOpenAndWorkToDo) {

@@ -24,6 +24,16 @@ void DraftOutbox::PutRingAnswer(std::string nonce) {
   ring_answer_ = std::move(nonce);
 }
 
+void DraftOutbox::PutSocketAnswer(bool connected) {
+  absl::MutexLock lock(&mu_);
+  socket_answer_ = connected;
+}
+
+void DraftOutbox::UseSocket() {
+  absl::MutexLock lock(&mu_);
+  batches_by_socket_ = true;
+}
+
 void DraftOutbox::PutBatch(speculation::DraftBatch batch) {
   absl::MutexLock lock(&mu_);
   if (pending_) {
@@ -54,7 +64,25 @@ bool DraftOutbox::Take(v1::SpeculateResponse& out) {
     out.mutable_ring()->set_nonce(*std::exchange(ring_answer_, std::nullopt));
     return true;
   }
-  return TakeChunk(out) || TakeBatch(out);
+  if (socket_answer_) {
+    out.mutable_socket()->set_connected(*std::exchange(socket_answer_, std::nullopt));
+    return true;
+  }
+  if (TakeChunk(out)) return true;
+  if (batches_by_socket_) return false;
+  const std::optional<speculation::DraftBatch> batch = NextBatch();
+  if (batch) speculation::FillBatch(*batch, *out.mutable_drafts());
+  return batch.has_value();
+}
+
+bool DraftOutbox::TakeBatch(v1::DraftBatch& out) {
+  absl::MutexLock lock(&mu_);
+  if (silent_) return false;
+  const std::optional<speculation::DraftBatch> batch = NextBatch();
+  if (!batch) return false;
+  out.Clear();
+  speculation::FillBatch(*batch, out);
+  return true;
 }
 
 bool DraftOutbox::TakeChunk(v1::SpeculateResponse& out) {
@@ -70,21 +98,18 @@ bool DraftOutbox::TakeChunk(v1::SpeculateResponse& out) {
   return true;
 }
 
-bool DraftOutbox::TakeBatch(v1::SpeculateResponse& out) {
+std::optional<speculation::DraftBatch> DraftOutbox::NextBatch() {
   if (hooked_.empty()) {
-    if (!pending_) return false;
+    if (!pending_) return std::nullopt;
     speculation::DraftBatch batch = *std::exchange(pending_, std::nullopt);
     batch.number = ++number_;
-    if (hook_ == nullptr) {
-      speculation::FillBatch(batch, *out.mutable_drafts());
-      return true;
-    }
+    if (hook_ == nullptr) return batch;
     std::ranges::move(hook_(std::move(batch)), std::back_inserter(hooked_));
-    if (hooked_.empty()) return false;
+    if (hooked_.empty()) return std::nullopt;
   }
-  speculation::FillBatch(hooked_.front(), *out.mutable_drafts());
+  speculation::DraftBatch batch = std::move(hooked_.front());
   hooked_.pop_front();
-  return true;
+  return batch;
 }
 
 }  // namespace tandem::drafter

@@ -37,16 +37,18 @@ speculation::DrafterHello AnswerHello(const DrafterIdentity& identity,
   hello.block_size = model.block_size;
   hello.has_confidence = model.has_confidence;
   hello.row_width = model.projection.width;
+  const bool one_machine =
+      identity.shared_memory && MayShareMemory(identity.machine, {verifier.boot_id, verifier.uid});
   if (hello.row_width > 0) {
     hello.taps = model.projection.taps;
     hello.projection_hash = identity.projection_hash;
     hello.projection_bytes = speculation::ProjectionNumBytes(model.projection);
     hello.norm_eps = model.projection.norm_eps;
     hello.has_norm = !model.projection.norm.empty();
-    const bool share = identity.shared_memory && verifier.shared_memory &&
-                       MayShareMemory(identity.machine, {verifier.boot_id, verifier.uid});
-    hello.transport = share ? RowTransport::kSharedMemory : RowTransport::kInline;
+    hello.transport =
+        one_machine && verifier.shared_memory ? RowTransport::kSharedMemory : RowTransport::kInline;
   }
+  hello.local_socket = one_machine && verifier.local_socket;
   hello.calibration = model.calibration;
   hello.rows_granted = identity.row_window;
   hello.max_sequences = identity.max_sequences;

@@ -16,6 +16,7 @@
 #include "common/speculation/row_ring.h"
 #include "common/speculation/wire/speculate_messages.h"
 #include "drafter/service/draft_outbox.h"
+#include "drafter/service/feed_socket.h"
 #include "drafter/service/misbehaviour.h"
 
 namespace tandem::drafter {
@@ -125,7 +126,10 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
     hello_alarm_.Cancel();
     if (*hello_came_) {
       service_.open_streams_[TransportName()].Decrement();
-      service_.log_.Info("verifier disconnected", {{"peer", peer_}, {"feeds", last_feed_}});
+      service_.message_streams_[MessageTransport()].Decrement();
+      service_.log_.Info(
+          "verifier disconnected",
+          {{"peer", peer_}, {"feeds", socket_ == nullptr ? last_feed_ : socket_->last_feed()}});
     }
     service_.Remove(*this);
     delete this;
@@ -134,6 +138,7 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
  private:
   using Writer = rpc::StreamWriter<v1::SpeculateResponse>;
 
+  const char* MessageTransport() const { return speculation::MessageTransportName(socket_ != nullptr); }
   std::string TransportName() const { return speculation::RowTransportName(hello_.transport); }
 
   void FinishStream(const absl::Status& status) {
@@ -167,13 +172,20 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
         if (!*hello_came_ || feeds_came_ || ring_came_ || hello_.transport != RowTransport::kSharedMemory)
           return Counted("order", InvalidArgument("a ring was offered that was not asked for, or too late"));
         return HandleRing(request_.ring());
+      case v1::SpeculateRequest::kSocket:
+        if (!*hello_came_ || feeds_came_ || socket_came_ || !hello_.local_socket)
+          return Counted("order",
+                         InvalidArgument("a socket was offered that was not asked for, or too late"));
+        return HandleSocket(request_.socket());
       case v1::SpeculateRequest::kFeed:
         if (!*hello_came_) return Counted("order", InvalidArgument("a feed came before the hello"));
+        if (socket_ != nullptr)
+          return Counted("order", InvalidArgument("a feed came, and not by the socket"));
         return HandleFeed(request_.feed());
       case v1::SpeculateRequest::MESSAGE_NOT_SET:
         break;
     }
-    return Counted("order", InvalidArgument("a message holds none of hello, ring and feed"));
+    return Counted("order", InvalidArgument("a message holds none of hello, ring, socket and feed"));
   }
 
   absl::Status HandleHello(const v1::SpeculateHello& message) {
@@ -199,6 +211,7 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
     *hello_came_ = true;
     writer_->Wake();
     service_.open_streams_[TransportName()].Increment();
+    service_.message_streams_[MessageTransport()].Increment();
     service_.log_.Info("verifier connected", {{"peer", peer_},
                                               {"incarnation", verifier_.incarnation},
                                               {"acceptance", AcceptanceModeName(verifier_.acceptance)},
@@ -240,17 +253,59 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
     return absl::OkStatus();
   }
 
+  // A socket that cannot be reached is no fault of the stream either: feeds then stay in it.
+  absl::Status HandleSocket(const v1::SocketOffer& message) {
+    absl::StatusOr<speculation::SocketAddress> address = speculation::ReadSocket(message);
+    RETURN_IF_ERROR(Counted("socket", address.status()));
+    socket_came_ = true;
+    absl::StatusOr<std::unique_ptr<speculation::MessageSocket>> socket =
+        speculation::MessageSocket::Connect(*address);
+    if (socket.ok()) {
+      UseSocket(*std::move(socket));
+    } else {
+      service_.log_.Warning("the socket cannot be used, feeds go through gRPC",
+                            {{"peer", peer_}, {"reason", socket.status().message()}});
+    }
+    outbox_->PutSocketAnswer(socket_ != nullptr);
+    writer_->Wake();
+    return absl::OkStatus();
+  }
+
+  // Feeds may come as soon as the verifier has our answer.
+  void UseSocket(std::unique_ptr<speculation::MessageSocket> socket) {
+    feeds_came_ = true;
+    inline_rows_ = ring_ == nullptr;
+    outbox_->UseSocket();
+    socket_ = std::make_shared<FeedSocket>(
+        std::move(socket), outbox_, Bounds(),
+        [writer = writer_, &service = service_, peer = peer_](absl::Status why) {
+          // What is no fault of a message is the verifier's leaving, which the stream shows as well.
+          if (absl::IsInvalidArgument(why)) {
+            service.protocol_errors_["feed"].Increment();
+            service.log_.Warning("Speculate stream ends", {{"peer", peer}, {"reason", why.message()}});
+          }
+          writer->Abort(why);
+        });
+    service_.message_streams_["grpc"].Decrement();
+    service_.message_streams_["unix"].Increment();
+    service_.log_.Info("feeds and drafts go through a socket", {{"peer", peer_}});
+    EnterEngine();
+  }
+
+  speculation::FeedBounds Bounds() const {
+    return {.vocab_size = hello_.vocab_size,
+            .max_context_rows = hello_.max_context_rows,
+            .row_bytes = RowBytes(),
+            .inline_rows = inline_rows_};
+  }
+
   absl::Status HandleFeed(const v1::Feed& message) {
     if (!feeds_came_) {
       feeds_came_ = true;
       inline_rows_ = ring_ == nullptr;
       EnterEngine();
     }
-    absl::StatusOr<speculation::Feed> feed =
-        speculation::ReadFeed(message, {.vocab_size = hello_.vocab_size,
-                                        .max_context_rows = hello_.max_context_rows,
-                                        .row_bytes = RowBytes(),
-                                        .inline_rows = inline_rows_});
+    absl::StatusOr<speculation::Feed> feed = speculation::ReadFeed(message, Bounds());
     RETURN_IF_ERROR(Counted("feed", feed.status()));
     last_feed_ = feed->number;
     if (!waiting_->Add(feed->number, static_cast<int64_t>(message.ByteSizeLong()),
@@ -273,17 +328,23 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
     engine_stream_ = service_.loop_->OpenStream(
         std::move(setup),
         {.on_batch =
-             [outbox = outbox_, writer = writer_, waiting = waiting_](speculation::DraftBatch batch) {
+             [outbox = outbox_, writer = writer_, waiting = waiting_,
+              socket = socket_](speculation::DraftBatch batch) {
                waiting->Applied(batch.feed_number);
                outbox->PutBatch(std::move(batch));
-               writer->Wake();
+               if (socket != nullptr) {
+                 socket->SendBatches();
+               } else {
+                 writer->Wake();
+               }
              },
          .on_error =
              [writer = writer_, &service = service_, peer = peer_](absl::Status error) {
                service.protocol_errors_["feed_order"].Increment();
                service.log_.Warning("Speculate stream ends", {{"peer", peer}, {"reason", error.message()}});
                writer->Abort(error);
-             }});
+             }},
+        socket_);
   }
   void LeaveEngine() {
     absl::MutexLock lock(&engine_mu_);
@@ -307,7 +368,8 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
   speculation::VerifierHello verifier_;
   speculation::DrafterHello hello_;                   // our answer
   std::unique_ptr<speculation::RowRingReader> ring_;  // until the engine has it
-  bool ring_came_ = false, feeds_came_ = false, inline_rows_ = true;
+  std::shared_ptr<FeedSocket> socket_;                // null: feeds and batches stay in the stream
+  bool ring_came_ = false, socket_came_ = false, feeds_came_ = false, inline_rows_ = true;
   uint64_t last_feed_ = 0;
 
   // Never taken while the service's lock is wanted.
@@ -323,12 +385,16 @@ SpeculateService::SpeculateService(const SpeculateServiceOptions& options, telem
       script_(script),
       protocol_errors_(metrics.AddCounters(
           "protocol_errors_total", "Messages of a peer that broke the protocol", "check",
-          {"order", "hello", "ring", "feed", "feed_order", "flood", "exception"}, {{"peer", "verifier"}})),
+          {"order", "hello", "ring", "socket", "feed", "feed_order", "flood", "exception"},
+          {{"peer", "verifier"}})),
       handshake_failures_(metrics.AddCounters("handshake_failures_total", "Hellos that did not fit, by field",
                                               "field", speculation::HelloFields(), {{"peer", "verifier"}})),
       open_streams_(metrics.AddGauges("drafter_streams",
                                       "Open streams of verifiers, by how hidden rows travel", "transport",
-                                      {"inline", "shm"})) {}
+                                      {"inline", "shm"})),
+      message_streams_(metrics.AddGauges("drafter_message_streams",
+                                         "Open streams of verifiers, by how feeds and drafts travel",
+                                         "transport", {"grpc", "unix"})) {}
 
 SpeculateService::~SpeculateService() {
   absl::MutexLock lock(&mu_);

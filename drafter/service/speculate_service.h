@@ -68,7 +68,8 @@ class SpeculateService final : public v1::Drafter::CallbackService {
   const Script* const script_;
   telemetry::Labelled<prometheus::Counter> protocol_errors_;
   telemetry::Labelled<prometheus::Counter> handshake_failures_;
-  telemetry::Labelled<prometheus::Gauge> open_streams_;  // by transport; past the hello
+  telemetry::Labelled<prometheus::Gauge> open_streams_;     // by transport of rows; past the hello
+  telemetry::Labelled<prometheus::Gauge> message_streams_;  // the same, by transport of messages
 
   mutable absl::Mutex mu_;
   State state_ ABSL_GUARDED_BY(mu_) = State::kStarting;

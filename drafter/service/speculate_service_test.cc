@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <grpcpp/client_context.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <functional>
 #include <thread>
@@ -69,6 +72,21 @@ class Peer {
     speculation::FillRing(ring, *request.mutable_ring());
     return stream_->Write(request);
   }
+  // Offers a socket; null if the drafter has not connected.
+  std::unique_ptr<speculation::MessageSocket> OpenSocket() {
+    const auto listener = speculation::SocketListener::Create();
+    EXPECT_TRUE(listener.ok()) << listener.status();
+    EXPECT_TRUE(SendSocket((*listener)->address()));
+    if (!Read().socket().connected()) return nullptr;
+    auto socket = (*listener)->Accept();
+    EXPECT_TRUE(socket.ok()) << socket.status();
+    return socket.ok() ? *std::move(socket) : nullptr;
+  }
+  bool SendSocket(const speculation::SocketAddress& address) {
+    v1::SpeculateRequest request;
+    speculation::FillSocket(address, *request.mutable_socket());
+    return stream_->Write(request);
+  }
   bool Send(const v1::SpeculateRequest& request) { return stream_->Write(request); }
   v1::SpeculateResponse Read() {
     v1::SpeculateResponse response;
@@ -120,6 +138,32 @@ class Peer {
   std::unique_ptr<grpc::ClientReaderWriter<v1::SpeculateRequest, v1::SpeculateResponse>> stream_;
   bool finished_ = false;
 };
+
+speculation::VerifierHello HelloWithSocket() {
+  speculation::VerifierHello hello = FittingHello();
+  hello.local_socket = true;
+  return hello;
+}
+
+void Send(speculation::MessageSocket& socket, const speculation::Feed& feed) {
+  v1::Feed message;
+  speculation::FillFeed(feed, message);
+  ASSERT_TRUE(socket.Send(message.SerializeAsString()).ok());
+}
+
+// The next batch, or what ended the socket.
+absl::StatusOr<v1::DraftBatch> ReadBatch(speculation::MessageSocket& socket) {
+  while (true) {
+    ASSIGN_OR_RETURN(const auto bytes, socket.Receive());
+    v1::DraftBatch batch;
+    if (bytes) {
+      EXPECT_TRUE(batch.ParseFromArray(bytes->data(), static_cast<int>(bytes->size())));
+      return batch;
+    }
+    pollfd watch{socket.fd(), POLLIN, 0};
+    if (poll(&watch, 1, 20'000) != 1) return absl::DeadlineExceededError("no batch came");
+  }
+}
 
 class SpeculateServiceTest : public ::testing::Test {
  protected:
@@ -247,18 +291,142 @@ TEST_F(SpeculateServiceTest, ARingThatCannotBeOpenedMeansInline) {
   EXPECT_EQ(peer.ReadDraft().length(), 20u);
 }
 
-TEST_F(SpeculateServiceTest, SharedMemoryIsNotChosenForAnotherMachineOrUser) {
+TEST_F(SpeculateServiceTest, FeedsAndDraftsGoThroughASocket) {
+  Open();
+  Peer peer(server_->address());
+  EXPECT_TRUE(peer.Open(HelloWithSocket()).local_socket);
+  const auto socket = peer.OpenSocket();
+  ASSERT_NE(socket, nullptr);
+  EXPECT_EQ(Metric("tandem_drafter_message_streams{transport=\"unix\"}"), " 1");
+  FakeVerifier verifier;
+  for (uint32_t round = 1; round <= 20; ++round) {
+    const auto length = static_cast<int32_t>(10 + round);
+    Send(*socket, verifier.Feed(1, round == 1 ? 0 : length - 2, length, round).Take());
+    auto batch = ReadBatch(*socket);
+    while (batch.ok() && batch->drafts_size() == 0) batch = ReadBatch(*socket);  // credit alone
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    EXPECT_EQ(batch->drafts(0).length(), static_cast<uint32_t>(length));
+  }
+  peer.HalfClose();
+  EXPECT_TRUE(peer.Finish().ok());
+  EXPECT_TRUE(AwaitNoSequences());
+  EXPECT_FALSE(ReadBatch(*socket).ok());  // closed by the drafter
+  EXPECT_TRUE(Await([&] { return Metric("tandem_drafter_message_streams{transport=\"unix\"}") == " 0"; }));
+}
+
+TEST_F(SpeculateServiceTest, ASocketThatCannotBeReachedLeavesFeedsInTheStream) {
+  Open();
+  Peer peer(server_->address());
+  peer.Open(HelloWithSocket());
+  ASSERT_TRUE(peer.SendSocket({"tandem-" + std::string(32, '0'), std::string(16, 'n')}));
+  const v1::SpeculateResponse answer = peer.Read();
+  ASSERT_TRUE(answer.has_socket());
+  EXPECT_FALSE(answer.socket().connected());
+  FakeVerifier verifier;
+  ASSERT_TRUE(peer.SendFeed(verifier.Feed(1, 0, 20, 1).Take()));
+  EXPECT_EQ(peer.ReadDraft().length(), 20u);
+}
+
+TEST_F(SpeculateServiceTest, WhatIsWrongOnASocketEndsItsStreamAlone) {
+  Open();
+  Peer other(server_->address());
+  other.Open(HelloWithSocket());
+  const auto honest_socket = other.OpenSocket();
+  ASSERT_NE(honest_socket, nullptr);
+  using speculation::MessageSocket;
+  struct Case {
+    const char* check;  // empty: none is counted
+    const char* message;
+    std::function<void(Peer&, MessageSocket&)> act;
+  };
+  const auto changed_feed = [](auto change) {
+    return [change](Peer&, MessageSocket& socket) {
+      FakeVerifier verifier;
+      speculation::Feed feed = verifier.Feed(1, 0, 5, 1).Take();
+      change(feed);
+      Send(socket, feed);
+    };
+  };
+  const std::vector<Case> cases{
+      {"feed", "no Feed", [](Peer&, MessageSocket& s) { ASSERT_TRUE(s.Send("\xff\xff garbage").ok()); }},
+      {"feed", "a message must have at most",
+       [](Peer&, MessageSocket& s) { ASSERT_EQ(write(s.fd(), "\xff\xff\xff\xff", 4), 4); }},
+      {"feed", "token_ids[2] must be in 0..999, got 1000",
+       changed_feed([](auto& feed) { feed.sequences[0].tokens[2] = 1000; })},
+      {"feed", "feed.rows must have 48 bytes", changed_feed([](auto& feed) { feed.rows.pop_back(); })},
+      {"feed_order", "feed.number must be 1, got 2", changed_feed([](auto& feed) { feed.number = 2; })},
+      {"order", "not by the socket", [](Peer& peer, MessageSocket&) { peer.SendFeed({}); }},
+      {"order", "too late",
+       [](Peer& peer, MessageSocket&) {
+         peer.SendSocket({"tandem-" + std::string(32, '0'), std::string(16, 'n')});
+       }},
+      {"", "the peer has closed", [](Peer&, MessageSocket& s) { shutdown(s.fd(), SHUT_RDWR); }},
+  };
+  std::map<std::string, int> counts;
+  for (const Case& c : cases) {
+    Peer peer(server_->address());
+    peer.Open(HelloWithSocket());
+    const auto socket = peer.OpenSocket();
+    ASSERT_NE(socket, nullptr);
+    c.act(peer, *socket);
+    EXPECT_THAT(peer.Finish().error_message(), HasSubstr(c.message));
+    if (*c.check == '\0') continue;
+    EXPECT_EQ(
+        Metric("tandem_protocol_errors_total{check=\"" + std::string(c.check) + "\",peer=\"verifier\"}"),
+        " " + std::to_string(++counts[c.check]));
+  }
+  EXPECT_TRUE(Await([&] { return loop_->stats().streams == 1; }));
+  FakeVerifier honest;
+  Send(*honest_socket, honest.Feed(1, 0, 12, 1).Take());
+  const auto batch = ReadBatch(*honest_socket);
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  EXPECT_EQ(batch->drafts(0).length(), 12u);
+}
+
+TEST_F(SpeculateServiceTest, AVerifierThatDoesNotReadItsSocketGetsMergedBatches) {
+  Open();
+  Peer peer(server_->address());
+  peer.Open(HelloWithSocket());
+  const auto socket = peer.OpenSocket();
+  ASSERT_NE(socket, nullptr);
+  FakeVerifier verifier;
+  const int feeds = 20'000;
+  for (int i = 1; i <= feeds; ++i) {
+    const auto epoch = static_cast<uint32_t>(i);
+    while (socket->sending()) {
+      pollfd watch{socket->fd(), POLLOUT, 0};
+      ASSERT_EQ(poll(&watch, 1, 20'000), 1);
+      ASSERT_TRUE(socket->Flush().ok());
+    }
+    Send(*socket, verifier.Feed(1, 0, 1, 1, epoch).Feed(2, 0, 1, 1, epoch).Take());
+  }
+  uint64_t number = 0, feed_number = 0;
+  while (feed_number < feeds) {
+    ASSERT_TRUE(socket->Flush().ok());
+    const auto batch = ReadBatch(*socket);
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    ASSERT_EQ(batch->number(), ++number);
+    ASSERT_GT(batch->feed_number(), feed_number);
+    ASSERT_LE(batch->drafts_size(), 2);
+    feed_number = batch->feed_number();
+  }
+  EXPECT_LT(number, static_cast<uint64_t>(feeds));
+}
+
+TEST_F(SpeculateServiceTest, NothingLocalIsChosenForAnotherMachineOrUser) {
   Open();
   for (const bool other_machine : {true, false}) {
     Peer peer(server_->address());
     speculation::VerifierHello hello = FittingHello();
-    hello.shared_memory = true;
+    hello.shared_memory = hello.local_socket = true;
     if (other_machine) {
       hello.boot_id += "x";
     } else {
       ++hello.uid;
     }
-    EXPECT_EQ(peer.Open(hello).transport, speculation::RowTransport::kInline);
+    const speculation::DrafterHello answer = peer.Open(hello);
+    EXPECT_EQ(answer.transport, speculation::RowTransport::kInline);
+    EXPECT_FALSE(answer.local_socket);
   }
 }
 

@@ -11,6 +11,7 @@ from harness.workload import answers, mixed_requests
 POSITIONS = {"position": {str(i) for i in range(1, 8)}}
 SURVIVALS = {"survival": {"0", *(f"0.{tenth}" for tenth in range(1, 10))}}
 TRANSPORTS = {"transport": {"inline", "shm"}}
+MESSAGE_TRANSPORTS = {"transport": {"grpc", "unix"}}
 # Name, without tandem_, -> values that its labels have at least.
 OF_ALL = {
     "ready": {}, "build_info": {}, "log_dropped_total": {}, "emfile_total": {},
@@ -49,7 +50,8 @@ SERIES = {
         "spec_fallback_total": {"reason": {"stale", "timeout", "breaker", "no_rows", "drafter_down", "uncalibrated",
                                            "cost", "credit", "peer_protocol"}},
         "hidden_state_bytes_total": TRANSPORTS, "draft_wait_seconds_count": {},
-        "drafter_streams": TRANSPORTS, "drafter_streams_ended_total": {"reason": {"misfit", "protocol", "away"}},
+        "drafter_streams": TRANSPORTS, "drafter_message_streams": MESSAGE_TRANSPORTS,
+        "drafter_streams_ended_total": {"reason": {"misfit", "protocol", "away"}},
         "drafter_fingerprint_warnings_total": {},
         "step_seconds_count": {"phase": {"plan", "forward", "sample", "deliver"}}, "step_tokens_count": {},
         "step_sequences_count": {}, "step_prediction_error_ratio_count": {}, "verifier_utilization_ratio": {},
@@ -64,7 +66,8 @@ SERIES = {
         "drafter_context_token_bytes": {},
         "drafter_busy_seconds_total": {}, "drafter_drafts_total": {}, "drafter_draft_tokens_total": {},
         "drafter_context_rows_total": {}, "drafter_shared_rows_total": {}, "drafter_evictions_total": {},
-        "drafter_streams": TRANSPORTS, "kv_blocks": {"state": {"free", "used"}},
+        "drafter_streams": TRANSPORTS, "drafter_message_streams": MESSAGE_TRANSPORTS,
+        "kv_blocks": {"state": {"free", "used"}},
         "out_of_sync_total": {"stream": {"speculate"}}, "stale_messages_total": {"stream": {"speculate"}},
         "model_load_bytes": {}, "model_load_seconds": {}, "model_info": {},
         "rpc_server_duration_seconds_count": {"method": {"Speculate"}},

@@ -120,6 +120,9 @@ def assert_speculated(scrape, drafter, policy, transport):
     if drafter == "none" or policy == "off":
         assert drafted == checked == 0
         return
+    if drafter != "hostile":  # whose stream may be down now
+        used = "unix" if transport == "shm" else "grpc"
+        assert scrape.sum("tandem_drafter_message_streams", transport=used) == 1
     if policy == "fixed:0":
         assert checked == 0
         return

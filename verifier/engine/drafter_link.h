@@ -1,7 +1,7 @@
 // One Speculate stream to one drafter, as the step loop sees it. speculate.proto explains the messages.
 //
 //   link->Connect(hello, listener);                    // returns at once; OnOpen or OnClosed follows
-//   ... OnOpen(drafter hello, projection, transport)   // from here on rows and feeds may go out
+//   ... OnOpen(drafter hello, projection, transport, source)   // from here on rows and feeds may go out
 //   link->PutRow(number, row);                         // rows first,
 //   link->SendFeed(feed);                              // then the feed that names them
 //   ... OnDrafts(batch)                                // its rows_granted allows more rows
@@ -24,6 +24,19 @@
 
 namespace tandem::verifier {
 
+// A stream's descriptor on which the step loop sleeps itself, so that drafts wake it and nobody else. The
+// loop's thread only.
+class DraftSource {
+ public:
+  virtual ~DraftSource() = default;
+  virtual int fd() const = 0;
+  // Whether a feed waits for room to be sent: the descriptor is then to be polled for that, too.
+  virtual bool sending() const = 0;
+  // The descriptor is ready. Sends what waits, and hands what has come to the stream's listener. False: the
+  // source has nothing more to give (the stream ends, and is told why) and must not be polled again.
+  virtual bool OnReady() = 0;
+};
+
 class DrafterLink {
  public:
   // Called on threads of the link, one call at a time; must not block and must not call back into the link.
@@ -31,13 +44,16 @@ class DrafterLink {
    public:
     virtual ~Listener() = default;
     // The drafter's hello fits ours, its projection is complete and has the hash that the hello names (null
-    // if it needs no rows), the transport works. Once per stream, before any OnDrafts.
+    // if it needs no rows), the transport works. Once per stream, before any OnDrafts. With a source OnDrafts
+    // and OnProtocolError are called by its OnReady, maybe beside an OnClosed, else on threads of the link.
     virtual void OnOpen(speculation::DrafterHello hello,
                         std::shared_ptr<const speculation::Projection> projection,
-                        speculation::RowTransport transport) = 0;
+                        speculation::RowTransport transport, std::shared_ptr<DraftSource> source) = 0;
     // Every number in it has been checked by itself (ids, sizes, finite); whether it is about the present
     // (epoch, length, anchor, round) of a sequence is for the listener to check.
     virtual void OnDrafts(speculation::DraftBatch batch) = 0;
+    // Something of this machine's cannot be used: what goes in its place, and why. Before OnOpen.
+    virtual void OnFallback(const std::string& instead, absl::Status why) = 0;
     // Entries of a batch were dropped; `check` names what failed, as a label of protocol_errors_total.
     virtual void OnProtocolError(std::string check) = 0;
     // The last call of a stream, exactly once per Connect. The codes that matter to a caller:

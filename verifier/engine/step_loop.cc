@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -13,6 +14,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "common/base/status.h"
+#include "common/base/wait_set.h"
 
 namespace tandem::verifier {
 namespace {
@@ -55,7 +57,7 @@ class ThreadedStepLoop final : public StepLoop {
       const std::lock_guard lock(mu_);
       stop_ = true;
       for (auto& [stream, gate] : gates_) gate->Close();
-      wake_.notify_one();
+      waiting_.Ring();
       applied_.notify_all();
     }
     thread_.join();
@@ -99,15 +101,20 @@ class ThreadedStepLoop final : public StepLoop {
   void OpenDrafter(int drafter, DrafterStream stream, std::function<void(absl::Status)> refused) override {
     const std::lock_guard lock(mu_);
     PostLocked([this, drafter, stream = std::move(stream), refused = std::move(refused)]() mutable {
+      std::shared_ptr<DraftSource> source = stream.source;
       absl::Status status = engine_.OpenDrafter(drafter, std::move(stream));
-      if (!status.ok()) refused(std::move(status));
+      if (!status.ok()) return refused(std::move(status));
+      if (source != nullptr) sources_.insert_or_assign(drafter, std::move(source));
     });
   }
 
   void CloseDrafter(int drafter) override {
     TANDEM_CHECK(std::this_thread::get_id() != thread_.get_id());
     std::unique_lock lock(mu_);
-    PostLocked([this, drafter] { engine_.CloseDrafter(drafter); });
+    PostLocked([this, drafter] {
+      sources_.erase(drafter);
+      engine_.CloseDrafter(drafter);
+    });
     const uint64_t mine = num_posted_;
     applied_.wait(lock, [&] { return stop_ || num_applied_ >= mine; });
   }
@@ -142,7 +149,7 @@ class ThreadedStepLoop final : public StepLoop {
   void PostLocked(Command command) {
     mailbox_.push_back(std::move(command));
     ++num_posted_;
-    wake_.notify_one();
+    if (std::this_thread::get_id() != thread_.get_id()) waiting_.Ring();  // else it is awake
   }
 
   // Receive, step, deliver. While sequences run there is something to compute, or drafts are on their way for
@@ -177,16 +184,32 @@ class ThreadedStepLoop final : public StepLoop {
   bool Receive(std::vector<Command>& commands) {
     std::unique_lock lock(mu_);
     if (!engine_.HasWork()) busy_since_ns_.store(kIdle);
-    while (!stop_ && mailbox_.empty() && !engine_.HasWork()) {
-      const absl::Duration change = engine_.NextChange();
-      if (change == absl::InfiniteDuration()) {
-        wake_.wait(lock);
-      } else {
-        wake_.wait_for(lock, absl::ToChronoNanoseconds(change - clock_.Now()));
-      }
+    bool looked = sources_.empty();  // sources are looked at once a step, also while there is work
+    while (!stop_) {
+      const bool idle = mailbox_.empty() && !engine_.HasWork();
+      if (looked && !idle) break;
+      lock.unlock();
+      Wait(idle ? engine_.NextChange() - clock_.Now() : absl::ZeroDuration());
+      lock.lock();
+      looked = true;
     }
     commands.swap(mailbox_);
     return !stop_;
+  }
+
+  // Until somebody rings, a source has something, or the time is up. What sources bring is in the mailbox
+  // afterwards.
+  void Wait(absl::Duration timeout) {
+    polls_.clear();
+    for (const auto& [drafter, source] : sources_) {
+      const int events = source->sending() ? POLLIN | POLLOUT : POLLIN;
+      polls_.push_back({source->fd(), static_cast<short>(events), 0});
+    }
+    waiting_.Wait(timeout, polls_);
+    auto source = sources_.begin();
+    for (const pollfd& poll : polls_) {
+      source = poll.revents == 0 || source->second->OnReady() ? std::next(source) : sources_.erase(source);
+    }
   }
 
   void PublishStats() {
@@ -200,14 +223,16 @@ class ThreadedStepLoop final : public StepLoop {
   const Clock& clock_;
   const StepObserver observer_;
   std::map<StreamId, std::shared_ptr<SinkGate>> sinks_;
+  std::map<int, std::shared_ptr<DraftSource>> sources_;  // by drafter
+  std::vector<pollfd> polls_;                            // work area of Wait
 
   std::atomic<int64_t> busy_since_ns_{kIdle};
 
   mutable std::mutex stats_mu_;
   EngineStats stats_;  // guarded by stats_mu_
 
+  WaitSet waiting_;
   std::mutex mu_;
-  std::condition_variable wake_;
   std::condition_variable applied_;
   uint64_t num_posted_ = 0, num_applied_ = 0;            // guarded by mu_; commands
   bool stop_ = false;                                    // guarded by mu_

@@ -2,6 +2,8 @@
 #include "verifier/engine/step_loop.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -121,6 +123,101 @@ TEST(StepLoopTest, AClosedStreamIsNotCalledAgainAndItsSequencesGo) {
   EXPECT_EQ(last.running_sequences, 0);
   EXPECT_EQ(late, 0);
   running.loop->CloseStream(next);
+}
+
+// Drafts by a socket; says when it has been called, and whether it goes on.
+class FakeSource final : public DraftSource {
+ public:
+  FakeSource() { EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds_), 0); }
+  ~FakeSource() override {
+    close(fds_[0]);
+    close(fds_[1]);
+  }
+  void Write() { EXPECT_EQ(write(fds_[1], "x", 1), 1); }
+  int AwaitCalls(int count) {
+    std::unique_lock lock(mu_);
+    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return calls_ >= count; }));
+    return calls_;
+  }
+  void EndAt(int calls) {
+    const std::lock_guard lock(mu_);
+    end_at_ = calls;
+  }
+
+  int fd() const override { return fds_[0]; }
+  bool sending() const override { return false; }
+  bool OnReady() override {
+    const std::lock_guard lock(mu_);
+    ++calls_;
+    changed_.notify_all();
+    if (calls_ == end_at_) return false;  // and the descriptor stays ready
+    char byte;
+    EXPECT_EQ(read(fds_[0], &byte, 1), 1);
+    return true;
+  }
+
+ private:
+  int fds_[2];
+  std::mutex mu_;
+  std::condition_variable changed_;
+  int calls_ = 0, end_at_ = -1;
+};
+
+class NoLink final : public DrafterLink {
+ public:
+  void Connect(const speculation::VerifierHello&, Listener&) override {}
+  void PutRow(int64_t, std::span<const std::byte>) override {}
+  void SendFeed(speculation::Feed) override {}
+  void Close() override {}
+  const std::string& name() const override { return name_; }
+
+ private:
+  const std::string name_ = "none";
+};
+
+TEST(StepLoopTest, ADraftersSourceWakesItUntilItEndsOrIsClosed) {
+  FakeModel model;
+  ThreadPool pool(2);
+  EngineOptions options;
+  options.kv_bytes = 1 << 20;
+  options.max_draft_tokens = 3;
+  options.speculation.num_drafters = 1;
+  auto engine = Engine::Create(options, model, pool, Clock::Real());
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  auto loop = StepLoop::Start(**engine, Clock::Real(), nullptr);
+  NoLink link;
+  const auto open = [&](const std::shared_ptr<FakeSource>& source) {
+    DrafterStream stream;
+    stream.link = &link;
+    stream.hello.block_size = 3;
+    stream.source = source;
+    loop->OpenDrafter(0, std::move(stream), [](const absl::Status& why) { ADD_FAILURE() << why; });
+  };
+  const auto source = std::make_shared<FakeSource>();
+  open(source);
+  for (int i = 1; i <= 3; ++i) {  // it sleeps: nothing runs
+    source->Write();
+    EXPECT_EQ(source->AwaitCalls(i), i);
+  }
+  // While a sequence runs sources are looked at between steps.
+  const StreamId stream = loop->OpenStream([](const Report&) {});
+  loop->PostPlan(stream, Admit({Request(1, 300)}));
+  source->Write();
+  EXPECT_EQ(source->AwaitCalls(4), 4);
+  source->EndAt(5);
+  source->Write();
+  source->AwaitCalls(5);
+  loop->CloseDrafter(0);
+  EXPECT_EQ(source->AwaitCalls(5), 5);  // not once more
+  EXPECT_EQ(source.use_count(), 1);
+  const auto next = std::make_shared<FakeSource>();
+  open(next);
+  next->Write();
+  EXPECT_EQ(next->AwaitCalls(1), 1);
+  loop->CloseDrafter(0);
+  next->Write();  // nobody looks
+  EXPECT_EQ(next.use_count(), 1);
+  loop->CloseStream(stream);
 }
 
 TEST(StepLoopTest, StopsWhileSequencesRun) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <random>
+#include <set>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -36,13 +37,15 @@ class DrafterConnections::Peer final : public DrafterLink::Listener {
   DrafterLink& link() { return *endpoint_.link; }
 
   void OnOpen(speculation::DrafterHello hello, std::shared_ptr<const speculation::Projection> projection,
-              speculation::RowTransport transport) override {
+              speculation::RowTransport transport, std::shared_ptr<DraftSource> source) override {
+    const std::string messages = speculation::MessageTransportName(source != nullptr);
     const std::string transport_name = speculation::RowTransportName(transport);
     owner_.log_.Info("drafter connected", {{"peer", link().name()},
                                            {"algorithm", hello.algorithm},
                                            {"drafter", hello.name},
                                            {"block_size", hello.block_size},
-                                           {"transport", transport_name}});
+                                           {"transport", transport_name},
+                                           {"messages", messages}});
     if (!hello.target_fingerprint.empty() && hello.target_fingerprint != owner_.hello_.target_fingerprint) {
       owner_.fingerprint_warnings_.Increment();
       owner_.log_.Warning("drafter was trained for another target: fewer drafts will be accepted",
@@ -53,14 +56,17 @@ class DrafterConnections::Peer final : public DrafterLink::Listener {
     stream.hello = std::move(hello);
     stream.projection = std::move(projection);
     stream.transport = transport;
+    stream.source = std::move(source);
     stream.shares_cores = endpoint_.on_this_machine;
     {
       const std::lock_guard lock(owner_.mu_);
       in_engine_ = true;
       pause_ = kFirstPause;
       transport_ = transport_name;
+      messages_ = messages;
     }
     owner_.open_streams_[transport_name].Increment();
+    owner_.message_streams_[messages].Increment();
     owner_.loop_.OpenDrafter(index_, std::move(stream), [this](const absl::Status& why) {
       owner_.log_.Warning("drafter does not fit", {{"peer", link().name()}, {"reason", why.message()}});
       {
@@ -72,6 +78,12 @@ class DrafterConnections::Peer final : public DrafterLink::Listener {
   }
 
   void OnDrafts(speculation::DraftBatch batch) override { owner_.loop_.PostDrafts(index_, std::move(batch)); }
+
+  void OnFallback(const std::string& instead, absl::Status why) override {
+    const std::lock_guard lock(owner_.mu_);
+    if (!fallbacks_.insert(instead).second) return;  // one line, not one for each attempt
+    owner_.log_.Warning(instead, {{"peer", link().name()}, {"reason", why.message()}});
+  }
 
   void OnProtocolError(std::string check) override {
     owner_.protocol_errors_[check].Increment();
@@ -97,7 +109,8 @@ class DrafterConnections::Peer final : public DrafterLink::Listener {
   bool in_engine_ = false;
   absl::Time connect_at_ = absl::InfinitePast();
   absl::Duration pause_ = kFirstPause;
-  std::string transport_;
+  std::string transport_, messages_;
+  std::set<std::string> fallbacks_;  // that have been logged
   absl::StatusCode last_end_ = absl::StatusCode::kOk;
 
  private:
@@ -121,6 +134,9 @@ DrafterConnections::DrafterConnections(std::vector<DrafterEndpoint> endpoints,
       open_streams_(metrics.AddGauges("drafter_streams",
                                       "Open streams to drafters, by how hidden rows travel", "transport",
                                       {"inline", "shm"})),
+      message_streams_(metrics.AddGauges("drafter_message_streams",
+                                         "Open streams to drafters, by how feeds and drafts travel",
+                                         "transport", {"grpc", "unix"})),
       fingerprint_warnings_(metrics.AddCounter("drafter_fingerprint_warnings_total",
                                                "Streams to drafters that were trained for another target")) {
   for (DrafterEndpoint& endpoint : endpoints) {
@@ -151,6 +167,7 @@ void DrafterConnections::Run() {
       if (peer.state_ == Peer::State::kClosed) {
         if (std::exchange(peer.in_engine_, false)) {
           open_streams_[peer.transport_].Decrement();
+          message_streams_[peer.messages_].Decrement();
           lock.unlock();
           loop_.CloseDrafter(
               static_cast<int>(i));  // the link may be used again only when the engine has let go

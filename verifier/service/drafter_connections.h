@@ -50,7 +50,8 @@ class DrafterConnections {
   telemetry::Logger& log_;
   telemetry::Labelled<prometheus::Counter> protocol_errors_;
   telemetry::Labelled<prometheus::Counter> streams_ended_;
-  telemetry::Labelled<prometheus::Gauge> open_streams_;  // by transport
+  telemetry::Labelled<prometheus::Gauge> open_streams_;     // by transport of rows
+  telemetry::Labelled<prometheus::Gauge> message_streams_;  // by transport of messages
   prometheus::Counter& fingerprint_warnings_;
 
   std::mutex mu_;

@@ -7,7 +7,6 @@
 #include <exception>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -21,6 +20,7 @@
 #include "common/speculation/row_ring.h"
 #include "common/speculation/wire/speculate_messages.h"
 #include "tandem/v1/speculate.grpc.pb.h"
+#include "verifier/service/draft_socket.h"
 #include "verifier/service/speculate_outbox.h"
 
 namespace tandem::verifier {
@@ -46,6 +46,19 @@ class EndReason {
   std::optional<absl::Status> reason_ ABSL_GUARDED_BY(mu_);
 };
 
+// What the step loop needs of a stream to send. Outlives it, and then does nothing.
+struct Exit {
+  std::shared_ptr<SpeculateOutbox> outbox;  // null: no stream is open
+  std::shared_ptr<Writer> writer;
+  std::shared_ptr<EndReason> reason;
+  std::shared_ptr<DraftSocket> socket;  // null: feeds go through the stream
+
+  void End(absl::Status why) const {
+    reason->Give(std::move(why));
+    writer->Abort(absl::CancelledError());
+  }
+};
+
 class Stream;
 
 // Shared by a link and its stream, which ends on gRPC's threads.
@@ -57,15 +70,16 @@ struct Shared {
 
 // What a listener is told before anything else, put together from the drafter's first messages.
 //
-//   kHello -> (kProjection) -> kRing -> kOpen      the ring's answer may also come while chunks still do
+//   kHello -> (kProjection) -> kRing -> kSocket -> kOpen      answers may also come while chunks still do
 struct Opening {
   std::optional<speculation::DrafterHello> hello;
   std::optional<speculation::ProjectionAssembler> assembler;  // while chunks are to come
   std::shared_ptr<const speculation::Projection> projection;
-  bool ring_offered = false;  // and not answered yet
+  bool ring_offered = false, socket_offered = false;  // and not answered yet
   RowTransport transport = RowTransport::kInline;
+  std::unique_ptr<speculation::MessageSocket> socket;  // null: feeds and drafts stay in the stream
 
-  bool complete() const { return hello && !assembler && !ring_offered; }
+  bool complete() const { return hello && !assembler && !ring_offered && !socket_offered; }
 };
 
 // One call of Speculate. A read is always outstanding until the stream ends, so its failure is the one sign
@@ -102,10 +116,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
   }
 
   // With the shared lock held.
-  std::tuple<std::shared_ptr<SpeculateOutbox>, std::shared_ptr<Writer>, std::shared_ptr<EndReason>> out()
-      const {
-    return {outbox_, writer_, reason_};
-  }
+  Exit exit() const { return {outbox_, writer_, reason_, socket_}; }
   // With the shared lock held.
   void Cancel(absl::Status why) {
     reason_->Give(std::move(why));
@@ -165,12 +176,17 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
       case v1::SpeculateResponse::kRing:
         RETURN_IF_ERROR(HandleRing(response_.ring()));
         break;
+      case v1::SpeculateResponse::kSocket:
+        RETURN_IF_ERROR(HandleSocket(response_.socket()));
+        break;
       case v1::SpeculateResponse::kDrafts:
-        return HandleDrafts(response_.drafts());
+        if (!receiver_)
+          return InvalidArgument("drafts came before the stream was open, or not by the socket");
+        return receiver_->Receive(response_.drafts());
       case v1::SpeculateResponse::kDraining:
         return Unavailable("the drafter is leaving");
       case v1::SpeculateResponse::MESSAGE_NOT_SET:
-        return InvalidArgument("a message holds none of hello, projection, ring, drafts, draining");
+        return InvalidArgument("a message holds none of hello, projection, ring, socket, drafts, draining");
     }
     OpenIfComplete();
     return absl::OkStatus();
@@ -180,12 +196,6 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
     if (opening_.hello) return InvalidArgument("a second hello came");
     ASSIGN_OR_RETURN(speculation::DrafterHello hello, speculation::ReadHello(message));
     RETURN_IF_ERROR(speculation::CheckHellos(hello_, hello).status);
-    batch_bounds_ = {.vocab_size = hello.vocab_size,
-                     .block_size = hello.block_size,
-                     .has_confidence = hello.has_confidence,
-                     .acceptance = hello.acceptance,
-                     .top_m = hello.top_m};
-    batch_order_.emplace(hello.rows_granted);
     if (hello.row_width > 0) {
       RETURN_IF_ERROR(speculation::CheckProjectionShape(hello, hello_.hidden_size));
       opening_.assembler.emplace(hello);
@@ -193,6 +203,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
       outbox_->SetRowBytes(row_bytes);
       if (hello.transport == RowTransport::kSharedMemory) OfferRing(hello.rows_granted, row_bytes);
     }
+    if (hello.local_socket) OfferSocket();
     opening_.hello = std::move(hello);
     return absl::OkStatus();
   }
@@ -200,9 +211,17 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
   // Without shared memory to be had rows go inline: the drafter learns so by the first feed.
   void OfferRing(int64_t slots, int64_t row_bytes) {
     auto ring = speculation::RowRingWriter::Create(slots, row_bytes);
-    if (!ring.ok()) return;
+    if (!ring.ok()) return listener_.OnFallback("rows go inline", ring.status());
     opening_.ring_offered = true;
     outbox_->OfferRing(*std::move(ring));
+    writer_->Wake();
+  }
+
+  void OfferSocket() {
+    auto socket = speculation::SocketListener::Create();
+    if (!socket.ok()) return listener_.OnFallback("feeds and drafts go through gRPC", socket.status());
+    opening_.socket_offered = true;
+    outbox_->OfferSocket(*std::move(socket));
     writer_->Wake();
   }
 
@@ -220,7 +239,22 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
     if (!opening_.ring_offered) return InvalidArgument("a ring answer came without an offer");
     ASSIGN_OR_RETURN(const bool in_use, outbox_->TakeRingAnswer(std::as_bytes(std::span(answer.nonce()))));
     opening_.ring_offered = false;
-    if (in_use) opening_.transport = RowTransport::kSharedMemory;
+    if (in_use) {
+      opening_.transport = RowTransport::kSharedMemory;
+    } else {
+      listener_.OnFallback("rows go inline", Unavailable("the drafter cannot open the ring"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status HandleSocket(const v1::SocketAnswer& answer) {
+    if (!opening_.socket_offered) return InvalidArgument("a socket answer came without an offer");
+    opening_.socket_offered = false;
+    ASSIGN_OR_RETURN(opening_.socket, outbox_->TakeSocketAnswer(answer.connected()));
+    if (!answer.connected()) {
+      listener_.OnFallback("feeds and drafts go through gRPC",
+                           Unavailable("the drafter cannot reach the socket"));
+    }
     return absl::OkStatus();
   }
 
@@ -228,16 +262,19 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
     if (open_ || !opening_.complete()) return;
     open_ = true;
     open_alarm_.Cancel();
-    listener_.OnOpen(*std::move(opening_.hello), std::move(opening_.projection), opening_.transport);
-  }
-
-  absl::Status HandleDrafts(const v1::DraftBatch& message) {
-    if (!open_) return InvalidArgument("drafts came before the stream was open");
-    ASSIGN_OR_RETURN(speculation::CheckedBatch checked, speculation::ReadBatch(message, batch_bounds_));
-    RETURN_IF_ERROR(batch_order_->Check(checked.batch, outbox_->last_feed_sent()));
-    for (std::string& check : checked.dropped) listener_.OnProtocolError(std::move(check));
-    listener_.OnDrafts(std::move(checked.batch));
-    return absl::OkStatus();
+    BatchReceiver receiver(*opening_.hello, outbox_, listener_);
+    std::shared_ptr<DraftSocket> socket;
+    if (opening_.socket == nullptr) {
+      receiver_.emplace(std::move(receiver));
+    } else {
+      socket = std::make_shared<DraftSocket>(
+          std::move(opening_.socket), outbox_, std::move(receiver),
+          [exit = Exit{outbox_, writer_, reason_, nullptr}](absl::Status why) { exit.End(std::move(why)); });
+      absl::MutexLock lock(&shared_->mu);
+      socket_ = socket;
+    }
+    listener_.OnOpen(*std::move(opening_.hello), std::move(opening_.projection), opening_.transport,
+                     std::move(socket));
   }
 
   const std::shared_ptr<Shared> shared_;
@@ -255,8 +292,9 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
   v1::SpeculateResponse response_;
   Opening opening_;
   bool open_ = false;
-  speculation::BatchBounds batch_bounds_;
-  std::optional<speculation::BatchOrder> batch_order_;
+  std::optional<BatchReceiver> receiver_;  // once it is open, unless drafts come by the socket
+
+  std::shared_ptr<DraftSocket> socket_;  // null: there is none; guarded by the shared lock
 };
 
 class SpeculateLink final : public DrafterLink {
@@ -275,7 +313,10 @@ class SpeculateLink final : public DrafterLink {
   }
 
   void Connect(const speculation::VerifierHello& hello, Listener& listener) override {
-    auto* stream = new Stream(shared_, rpc::NewChannel(address_, options_.channel), hello, listener);
+    // Where steps do not wait for drafts these come by a thread of gRPC's, which knows when they came.
+    speculation::VerifierHello own = hello;
+    own.local_socket = hello.local_socket && address_.is_local();
+    auto* stream = new Stream(shared_, rpc::NewChannel(address_, options_.channel), own, listener);
     {
       absl::MutexLock lock(&shared_->mu);
       TANDEM_CHECK(shared_->stream == nullptr);
@@ -286,19 +327,20 @@ class SpeculateLink final : public DrafterLink {
   }
 
   void PutRow(int64_t row_number, std::span<const std::byte> row) override {
-    const auto [outbox, writer, reason] = Out();
-    if (outbox == nullptr) return;
-    if (absl::Status put = outbox->PutRow(row_number, row); !put.ok()) {
-      reason->Give(std::move(put));
-      writer->Abort(absl::CancelledError());
-    }
+    const Exit exit = StreamExit();
+    if (exit.outbox == nullptr) return;
+    if (absl::Status put = exit.outbox->PutRow(row_number, row); !put.ok()) exit.End(std::move(put));
   }
 
   void SendFeed(speculation::Feed feed) override {
-    const auto [outbox, writer, reason] = Out();
-    if (outbox == nullptr) return;
-    outbox->PutFeed(std::move(feed));
-    writer->Wake();
+    const Exit exit = StreamExit();
+    if (exit.outbox == nullptr) return;
+    exit.outbox->PutFeed(std::move(feed));
+    if (exit.socket != nullptr) {
+      exit.socket->SendFeeds();
+    } else {
+      exit.writer->Wake();
+    }
   }
 
   void Close() override {
@@ -309,10 +351,9 @@ class SpeculateLink final : public DrafterLink {
   const std::string& name() const override { return name_; }
 
  private:
-  std::tuple<std::shared_ptr<SpeculateOutbox>, std::shared_ptr<Writer>, std::shared_ptr<EndReason>> Out() {
+  Exit StreamExit() {
     absl::MutexLock lock(&shared_->mu);
-    if (shared_->stream == nullptr) return {};
-    return shared_->stream->out();
+    return shared_->stream == nullptr ? Exit() : shared_->stream->exit();
   }
 
   const Address address_;

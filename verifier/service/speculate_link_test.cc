@@ -4,6 +4,9 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -56,8 +59,9 @@ class ScriptedPeer : public v1::Drafter::Service {
 class RecordingListener : public DrafterLink::Listener {
  public:
   void OnOpen(speculation::DrafterHello hello, std::shared_ptr<const speculation::Projection> projection,
-              RowTransport transport) override {
+              RowTransport transport, std::shared_ptr<DraftSource> source) override {
     absl::MutexLock lock(&mu_);
+    source_ = std::move(source);
     hello_ = std::move(hello);
     projection_ = std::move(projection);
     events_.push_back(std::string("open ") + speculation::RowTransportName(transport));
@@ -66,6 +70,10 @@ class RecordingListener : public DrafterLink::Listener {
     absl::MutexLock lock(&mu_);
     events_.push_back("drafts " + std::to_string(batch.number) + " of " +
                       std::to_string(batch.drafts.size()));
+  }
+  void OnFallback(const std::string& instead, absl::Status why) override {
+    absl::MutexLock lock(&mu_);
+    fallbacks_.push_back(instead + ": " + std::string(why.message()));
   }
   void OnProtocolError(std::string check) override {
     absl::MutexLock lock(&mu_);
@@ -94,12 +102,22 @@ class RecordingListener : public DrafterLink::Listener {
     absl::MutexLock lock(&mu_);
     return projection_;
   }
+  std::shared_ptr<DraftSource> source() {
+    absl::MutexLock lock(&mu_);
+    return source_;
+  }
+  std::vector<std::string> fallbacks() {
+    absl::MutexLock lock(&mu_);
+    return fallbacks_;
+  }
 
  private:
   absl::Mutex mu_;
   std::vector<std::string> events_ ABSL_GUARDED_BY(mu_);
   speculation::DrafterHello hello_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const speculation::Projection> projection_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<DraftSource> source_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> fallbacks_ ABSL_GUARDED_BY(mu_);
   absl::Status why_ ABSL_GUARDED_BY(mu_);
 };
 
@@ -459,6 +477,225 @@ TEST(SpeculateLink, ABatchAboutAFeedThatWasNeverSentEndsTheStream) {
   const auto link = NewSpeculateLink(peer.address());
   link->Connect(Hello(false), listener);
   EXPECT_EQ(listener.AwaitClosed().message(), "drafts.feed_number must be in 0..0, got 1");
+}
+
+// --- through a socket
+
+speculation::VerifierHello HelloWithSocket() {
+  speculation::VerifierHello hello = Hello(false);
+  hello.local_socket = true;
+  return hello;
+}
+
+speculation::DrafterHello PeerHelloWithSocket() {
+  speculation::DrafterHello hello = PeerHello(RowTransport::kInline, false);
+  hello.local_socket = true;
+  return hello;
+}
+
+void AnswerSocket(Stream& stream, bool connected) {
+  v1::SpeculateResponse response;
+  response.mutable_socket()->set_connected(connected);
+  stream.Write(response);
+}
+
+// The drafter's end, up to its answer.
+std::unique_ptr<speculation::MessageSocket> OpenSocket(Stream& stream) {
+  SayHello(stream, PeerHelloWithSocket());
+  const auto address = speculation::ReadSocket(Read(stream).socket());
+  EXPECT_TRUE(address.ok()) << address.status();
+  auto socket = speculation::MessageSocket::Connect(*address);
+  EXPECT_TRUE(socket.ok()) << socket.status();
+  AnswerSocket(stream, true);
+  return *std::move(socket);
+}
+
+void AwaitReadable(int fd) {
+  pollfd watch{fd, POLLIN, 0};
+  EXPECT_EQ(poll(&watch, 1, 20'000), 1);
+}
+
+v1::Feed ReadFeed(speculation::MessageSocket& socket) {
+  v1::Feed feed;
+  while (true) {
+    const auto bytes = socket.Receive();
+    EXPECT_TRUE(bytes.ok()) << bytes.status();
+    if (!bytes.ok()) return feed;
+    if (*bytes) {
+      EXPECT_TRUE(feed.ParseFromArray((*bytes)->data(), static_cast<int>((*bytes)->size())));
+      return feed;
+    }
+    AwaitReadable(socket.fd());
+  }
+}
+
+void SendBatch(speculation::MessageSocket& socket, uint64_t number, uint64_t feed_number, int32_t token) {
+  v1::DraftBatch batch;
+  batch.set_number(number);
+  batch.set_feed_number(feed_number);
+  batch.set_rows_granted(100);
+  v1::SequenceDraft& draft = *batch.add_drafts();
+  draft.set_length(3);
+  draft.add_token_ids(token);
+  EXPECT_TRUE(socket.Send(batch.SerializeAsString()).ok());
+}
+
+// As the step loop does, until the source ends.
+bool Turn(DraftSource& source) {
+  AwaitReadable(source.fd());
+  return source.OnReady();
+}
+
+TEST(SpeculateLink, FeedsAndDraftsGoThroughASocketOnceItIsConnected) {
+  ScriptedPeer peer([&](Stream& stream) {
+    const auto socket = OpenSocket(stream);
+    for (uint64_t number = 1; number <= 3; ++number) {
+      const v1::Feed feed = ReadFeed(*socket);
+      EXPECT_EQ(feed.number(), number);
+      EXPECT_EQ(feed.sequences(0).id(), number);
+      SendBatch(*socket, number, number, number == 2 ? 100 : 5);  // no such id: dropped alone
+    }
+    v1::SpeculateRequest request;
+    EXPECT_FALSE(stream.Read(&request)) << "beside the socket: " << request.DebugString();
+    return grpc::Status::OK;
+  });
+  RecordingListener listener;
+  const auto link = NewSpeculateLink(peer.address());
+  link->Connect(HelloWithSocket(), listener);
+  listener.Await(1);
+  const std::shared_ptr<DraftSource> source = listener.source();
+  ASSERT_NE(source, nullptr);
+  for (uint64_t number = 1; number <= 3; ++number) {
+    link->SendFeed(FeedOf(number, 0, 2, 0));
+    EXPECT_FALSE(source->sending());
+    ASSERT_TRUE(Turn(*source));
+  }
+  EXPECT_THAT(listener.Await(5), ElementsAre("open inline", "drafts 1 of 1", "error token_id",
+                                             "drafts 2 of 0", "drafts 3 of 1"));
+  link->Close();
+  EXPECT_EQ(listener.AwaitClosed().code(), absl::StatusCode::kCancelled);
+  EXPECT_THAT(listener.fallbacks(), ElementsAre());
+}
+
+TEST(SpeculateLink, AHungDrafterGetsMergedFeedsThroughItsSocket) {
+  absl::Notification go_on;
+  ScriptedPeer peer([&](Stream& stream) {
+    const auto socket = OpenSocket(stream);
+    go_on.WaitForNotification();
+    uint64_t last = 0, number = 0;
+    while (last < 2000) {
+      const v1::Feed feed = ReadFeed(*socket);
+      EXPECT_EQ(feed.number(), ++number);
+      for (const v1::SequenceFeed& entry : feed.sequences()) {
+        last += entry.from() == 0;  // else the rest of one that was split
+        EXPECT_EQ(entry.id(), last);
+      }
+    }
+    EXPECT_LT(number, 2000u);
+    SendBatch(*socket, 1, number, 5);
+    Read(stream);
+    return grpc::Status::OK;
+  });
+  RecordingListener listener;
+  const auto link = NewSpeculateLink(peer.address());
+  link->Connect(HelloWithSocket(), listener);
+  listener.Await(1);
+  const std::shared_ptr<DraftSource> source = listener.source();
+  ASSERT_NE(source, nullptr);
+  for (uint64_t id = 1; id <= 2000; ++id) link->SendFeed(FeedOf(id, 0, 500, 0));
+  EXPECT_TRUE(source->sending());
+  go_on.Notify();
+  while (source->sending()) {
+    pollfd watch{source->fd(), POLLOUT, 0};
+    ASSERT_EQ(poll(&watch, 1, 20'000), 1);
+    ASSERT_TRUE(source->OnReady());
+  }
+  ASSERT_TRUE(Turn(*source));
+  EXPECT_THAT(listener.Await(2), ElementsAre("open inline", "drafts 1 of 1"));
+}
+
+TEST(SpeculateLink, WithoutASocketFeedsStayInTheStream) {
+  ScriptedPeer peer([&](Stream& stream) {
+    SayHello(stream, PeerHelloWithSocket());
+    EXPECT_TRUE(Read(stream).has_socket());
+    AnswerSocket(stream, false);
+    SendBatch(stream, 1, Read(stream).feed().number(), 1);
+    Read(stream);
+    return grpc::Status::OK;
+  });
+  RecordingListener listener;
+  const auto link = NewSpeculateLink(peer.address());
+  link->Connect(HelloWithSocket(), listener);
+  listener.Await(1);
+  EXPECT_EQ(listener.source(), nullptr);
+  EXPECT_THAT(listener.fallbacks(),
+              ElementsAre("feeds and drafts go through gRPC: the drafter cannot reach the socket"));
+  link->SendFeed(FeedOf(9, 0, 2, 0));
+  EXPECT_THAT(listener.Await(2), ElementsAre("open inline", "drafts 1 of 1"));
+}
+
+TEST(SpeculateLink, ASocketThatIsWrongEndsTheStream) {
+  struct Case {
+    absl::StatusCode code;
+    const char* message;
+    std::function<void(Stream&)> script;
+    bool opens = true;
+  };
+  using speculation::MessageSocket;
+  const auto by_socket = [](auto act) {
+    return [act](Stream& stream) {
+      const std::unique_ptr<MessageSocket> socket = OpenSocket(stream);
+      act(*socket);
+      v1::SpeculateRequest request;
+      while (stream.Read(&request)) {
+      }
+    };
+  };
+  const std::vector<Case> cases{
+      {absl::StatusCode::kUnavailable, "nobody has connected",
+       [](Stream& stream) {
+         SayHello(stream, PeerHelloWithSocket());
+         Read(stream);
+         AnswerSocket(stream, true);
+       },
+       false},
+      {absl::StatusCode::kInvalidArgument, "a socket answer came without an offer",
+       [](Stream& stream) { AnswerSocket(stream, true); }, false},
+      {absl::StatusCode::kInvalidArgument, "or not by the socket",
+       [](Stream& stream) {
+         const auto socket = OpenSocket(stream);
+         SendBatch(stream, 1, 0, 1);
+         Read(stream);
+       }},
+      {absl::StatusCode::kInvalidArgument, "no DraftBatch",
+       by_socket([](MessageSocket& socket) { EXPECT_TRUE(socket.Send("\xff\xff garbage").ok()); })},
+      {absl::StatusCode::kInvalidArgument, "a message must have at most",
+       by_socket([](MessageSocket& socket) { EXPECT_EQ(write(socket.fd(), "\xff\xff\xff\xff", 4), 4); })},
+      {absl::StatusCode::kInvalidArgument, "drafts.number must be 1, got 2",
+       by_socket([](MessageSocket& socket) { SendBatch(socket, 2, 0, 5); })},
+      {absl::StatusCode::kInvalidArgument, "drafts.feed_number must be in 0..0, got 1",
+       by_socket([](MessageSocket& socket) { SendBatch(socket, 1, 1, 5); })},
+      {absl::StatusCode::kUnavailable, "the peer has closed the socket",
+       by_socket([](MessageSocket& socket) { shutdown(socket.fd(), SHUT_RDWR); })},
+  };
+  for (const Case& c : cases) {
+    ScriptedPeer peer([&](Stream& stream) {
+      c.script(stream);
+      return grpc::Status::OK;
+    });
+    RecordingListener listener;
+    const auto link = NewSpeculateLink(peer.address());
+    link->Connect(HelloWithSocket(), listener);
+    listener.Await(1);
+    if (const std::shared_ptr<DraftSource> source = listener.source(); source != nullptr) {
+      while (Turn(*source)) {
+      }
+    }
+    const absl::Status why = listener.AwaitClosed();
+    EXPECT_EQ(why.code(), c.code) << c.message;
+    EXPECT_THAT(std::string(why.message()), HasSubstr(c.message));
+    EXPECT_EQ(listener.Await(1).front(), c.opens ? "open inline" : "closed");
+  }
 }
 
 TEST(SpeculateLink, AfterItsEndItConnectsAgainWithRowsCountedAnew) {

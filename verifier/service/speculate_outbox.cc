@@ -53,6 +53,23 @@ absl::StatusOr<bool> SpeculateOutbox::TakeRingAnswer(std::span<const std::byte> 
   return false;
 }
 
+void SpeculateOutbox::OfferSocket(std::unique_ptr<speculation::SocketListener> socket) {
+  absl::MutexLock lock(&mu_);
+  socket_ = std::move(socket);
+  socket_offer_ = true;
+}
+
+absl::StatusOr<std::unique_ptr<speculation::MessageSocket>> SpeculateOutbox::TakeSocketAnswer(
+    bool connected) {
+  absl::MutexLock lock(&mu_);
+  if (socket_ == nullptr || socket_offer_) return InvalidArgument("a socket answer came without an offer");
+  const std::unique_ptr<speculation::SocketListener> listener = std::move(socket_);
+  if (!connected) return nullptr;
+  ASSIGN_OR_RETURN(auto socket, listener->Accept());
+  feeds_by_socket_ = true;
+  return socket;
+}
+
 absl::Status SpeculateOutbox::PutRow(int64_t row_number, std::span<const std::byte> row) {
   absl::MutexLock lock(&mu_);
   TANDEM_CHECK(row_number == next_row_ && static_cast<int64_t>(row.size()) == row_bytes_);
@@ -82,8 +99,20 @@ bool SpeculateOutbox::Take(v1::SpeculateRequest& out) {
     speculation::FillRing(ring_->address(), *out.mutable_ring());
     return true;
   }
-  if (pending_.sequences.empty() && pending_.forgotten.empty()) return false;
+  if (std::exchange(socket_offer_, false)) {
+    speculation::FillSocket(socket_->address(), *out.mutable_socket());
+    return true;
+  }
+  if (feeds_by_socket_ || !has_feed()) return false;
   speculation::FillFeed(TakePart(), *out.mutable_feed());
+  return true;
+}
+
+bool SpeculateOutbox::TakeFeed(v1::Feed& out) {
+  absl::MutexLock lock(&mu_);
+  if (!has_feed()) return false;
+  out.Clear();
+  speculation::FillFeed(TakePart(), out);
   return true;
 }
 

@@ -90,6 +90,7 @@ void FillHello(const VerifierHello& hello, v1::SpeculateHello& out) {
   out.set_boot_id(hello.boot_id);
   out.set_uid(hello.uid);
   out.set_shared_memory(hello.shared_memory);
+  out.set_local_socket(hello.local_socket);
 }
 
 absl::StatusOr<VerifierHello> ReadHello(const v1::SpeculateHello& message) {
@@ -124,6 +125,7 @@ absl::StatusOr<VerifierHello> ReadHello(const v1::SpeculateHello& message) {
   hello.boot_id = message.boot_id();
   hello.uid = message.uid();
   hello.shared_memory = message.shared_memory();
+  hello.local_socket = message.local_socket();
   return hello;
 }
 
@@ -163,6 +165,7 @@ void FillHello(const DrafterHello& hello, v1::DrafterHello& out) {
   out.set_rows_granted(static_cast<uint64_t>(hello.rows_granted));
   out.set_max_sequences(static_cast<uint32_t>(hello.max_sequences));
   out.set_max_context_rows(static_cast<uint64_t>(hello.max_context_rows));
+  out.set_local_socket(hello.local_socket);
 }
 
 absl::StatusOr<DrafterHello> ReadHello(const v1::DrafterHello& message) {
@@ -216,6 +219,7 @@ absl::StatusOr<DrafterHello> ReadHello(const v1::DrafterHello& message) {
   RETURN_IF_ERROR(CheckCounter("hello.max_context_rows", message.max_context_rows()));
   hello.max_context_rows = static_cast<int64_t>(message.max_context_rows());
   RETURN_IF_ERROR(CheckRange("hello.max_context_rows", hello.max_context_rows, 1, kMaxPositions));
+  hello.local_socket = message.local_socket();
   return hello;
 }
 

@@ -28,7 +28,7 @@ VerifierHello Verifier() {
   hello.row_type = RowType::kF32;
   hello.boot_id = "2b1c-77";
   hello.uid = 1000;
-  hello.shared_memory = true;
+  hello.shared_memory = hello.local_socket = true;
   return hello;
 }
 
@@ -57,6 +57,7 @@ DrafterHello Drafter() {
   hello.rows_granted = 4096;
   hello.max_sequences = 32;
   hello.max_context_rows = 120;
+  hello.local_socket = true;
   return hello;
 }
 
@@ -72,6 +73,7 @@ TEST(SpeculateHello, AVerifiersArrivesAsItLeft) {
   EXPECT_EQ(read->top_m, 8);
   EXPECT_EQ(read->row_type, RowType::kF32);
   EXPECT_TRUE(read->shared_memory);
+  EXPECT_TRUE(read->local_socket);
 }
 
 TEST(SpeculateHello, ADraftersArrivesAsItLeft) {
