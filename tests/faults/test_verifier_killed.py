@@ -13,7 +13,7 @@ from harness.processes import NO_DRAIN_DELAY, Process, Stack, Up
 from harness.waiting import wait_until
 from harness.workload import answer, answers, assert_equal, long_streams
 
-KILLS = int(os.environ.get("TANDEM_KILLS", "4"))
+KILLS = int(os.environ.get("TANDEM_KILLS", "3"))
 CLIENTS = 8
 USER = golden_json("drafters/trained_pair/greedy_examples.json")[0]["user"]
 

@@ -59,18 +59,21 @@ def test_with_and_without_prefix_cache(subject, alone, cache):
         assert (hits > 0) == (cache == "on"), f"{hits} tokens of the second round's prompts came from the cache"
 
 
-def longest(requests, found):
-    """Positions of the longest sequence that `requests` may need, by their answers' counts."""
-    return max(json.loads(answer)[1]["prompt_tokens"] + fields["max_tokens"]
-               for (_, fields, _), answer in zip(requests, found, strict=True))
+def positions(request, answer):
+    """That the request's longest sequence may need, by its answer's counts."""
+    return json.loads(answer)[1]["prompt_tokens"] + request[1]["max_tokens"]
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])
 def test_preempted_sequences_go_on_with_the_same_text(subject, alone, cache):
-    requests = subject.requests + subject.streams[:8]  # each of which needs most of the pool in the end
-    expected = alone.requests + alone.streams
-    # Room for a little more than the longest sequence: most must be preempted again and again.
-    blocks = longest(requests, expected) // BLOCK + 3
+    # Room for a little more than the longest of the streams, each of which needs most of the pool in the end: most must
+    # be preempted again and again.
+    streams = list(zip(subject.streams[:8], alone.streams, strict=True))
+    longest = max(positions(*stream) for stream in streams)
+    asked = [pair for pair in zip(subject.requests, alone.requests, strict=True) if positions(*pair) <= longest] + streams
+    requests, expected = zip(*asked)
+    assert len(requests) >= CONCURRENT // 2
+    blocks = longest // BLOCK + 3
     with Stack(subject.model, verifier=["--kv-bytes", str(blocks * alone.block_bytes), "--prefix-cache", cache]) as stack:
         assert_equal(requests, answers(stack.http, requests, CONCURRENT), expected)
         assert stack.gateway_metrics.read().sum("tandem_preemptions_total") > 0, "no sequence was preempted"

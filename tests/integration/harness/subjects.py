@@ -14,7 +14,7 @@ from .paths import GOLDEN, TRAINED, golden_json, pulled_path
 from .workload import CONTEXT_FILLER, long_streams, mixed_requests
 
 CONCURRENT = 64
-PUBLISHED = ["smollm2-135m", "gemma3-270m"]
+PUBLISHED = ["gemma3-270m"]
 
 
 @dataclasses.dataclass
@@ -73,11 +73,11 @@ def id_requests(count):
 
 def _published(model):
     # Longer than the windows of Gemma 3's local layers, 512 positions.
-    long = [("/v1/completions", {"model": "default", "prompt": CONTEXT_FILLER * 30 + beginning, "temperature": 0,
-                                 "max_tokens": 12, "ignore_eos": True}, False) for beginning in ("Then", "But")]
+    long = [("/v1/completions", {"model": "default", "prompt": CONTEXT_FILLER * 26 + beginning, "temperature": 0,
+                                 "max_tokens": 6, "ignore_eos": True}, False) for beginning in ("Then", "But")]
     mixed = mixed_requests(CONCURRENT - len(long), seed=3)
-    return Subject(model, [_shorter(request, 10) for request in mixed] + long,
-                   [_shorter(request, 50) for request in long_streams(12)])
+    return Subject(model, [_shorter(request, 5) for request in mixed] + long,
+                   [_shorter(request, 30) for request in long_streams(12)])
 
 
 def _shorter(request, max_tokens):
