@@ -111,13 +111,16 @@ def test_b29_100_000_resets(stack, protos, good_afterwards, whole):
             yield b"".join(stream(2 * i + 1) for i in range(begin, begin + 100))
             sent += 100
 
+    first = None
     with Growth(stack.gateway.pid) as growth:
         while sent < wanted:
             before = sent
             with http2.Connection(stack.grpc, timeout=3) as connection:
                 flood(connection, pieces())
             assert sent > before, "a new connection takes nothing"
-    assert growth.most < 100 * MIB, f"{growth.most >> 20} MiB more"
+            first = first or growth.most
+    assert first < 100 * MIB, f"{first >> 20} MiB more by one connection"
+    assert growth.most < 250 * MIB, f"{growth.most >> 20} MiB more by all"
     wait_until(lambda: stack.gateway_metrics.read().sum("tandem_streams_open", api="grpc") == 0, "all streams ended")
 
 
@@ -147,7 +150,7 @@ def test_b31_settings_are_cut(stack, good_afterwards):
                 while connection.send(SETTINGS):
                     pass
             wait_until(lambda: ended(connection.socket), "connection ended", WRITE_STALL + 4 * LOOK)
-    assert growth.most < 40 * MIB, f"{growth.most >> 20} MiB more"
+    assert growth.most < 100 * MIB, f"{growth.most >> 20} MiB more"
 
 
 def test_b31_data_is_cut(stack, protos, good_afterwards):
@@ -159,7 +162,7 @@ def test_b31_data_is_cut(stack, protos, good_afterwards):
             connection.send(http2.headers(1, http2.call_fields()))
             big = http2.frame(http2.DATA, 0, 1, http2.message(bytes(16000)))
             assert flood(connection, forever(big * 10, 4 * LOOK))
-    assert growth.most < 40 * MIB, f"{growth.most >> 20} MiB more"
+    assert growth.most < 100 * MIB, f"{growth.most >> 20} MiB more"
 
 
 def forever(piece, seconds):
