@@ -237,9 +237,9 @@ TEST_F(DraftLoopTest, ASourceThatEndsTakesItsStreamAlong) {
     loop_->PostFeed(next, honest.Feed(1, 0, 4, i).Take());
     ASSERT_TRUE(other.AwaitDrafts(i));
   }
-  loop_->PostFeed(next, honest.Take());
   EXPECT_EQ(source->num_calls_after_end(), 1);  // though its descriptor is ready still
   loop_->CloseStream(stream);
+  loop_->CloseStream(next);
 }
 
 TEST_F(DraftLoopTest, EndsWithStreamsOpenAndWorkToDo) {
