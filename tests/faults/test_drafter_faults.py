@@ -182,7 +182,8 @@ def test_two_verifiers_share_a_drafter_and_one_is_killed(expected):
             assert running.take_longest_gap() < LONGEST_PAUSE
             running.check()
         wait_until(lambda: drafter.metrics.read().sum("tandem_drafter_sequences") == 0, "no sequence left")
-        wait_until(lambda: descriptors(drafter.pid) <= before, "the drafter's descriptors back")
+        # gRPC may make one of its own with its first stream, however many follow.
+        wait_until(lambda: descriptors(drafter.pid) <= before + 1, "the drafter's descriptors back")
         assert not rings(first.verifier.pid)
 
 

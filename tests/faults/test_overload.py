@@ -59,9 +59,11 @@ def test_without_limit_only_a_full_queue_refuses():
     eight = {**REQUEST, "n": 8}
     with Stack(TRAINED, verifier=["--max-num-seqs", "1"], gateway=["--max-queue-wait", "0s"]) as stack, \
             concurrent.futures.ThreadPoolExecutor(QUEUE) as pool:
-        taken = [pool.submit(ask, stack)]
-        wait_until(lambda: stack.gateway_metrics.read().sum("tandem_requests_running") == 1, "the first one runs")
-        taken += [pool.submit(http.post, stack.http, "/v1/completions", eight) for _ in range(QUEUE // 8)]
+        # One runs, and seven of the same request wait.
+        taken = [pool.submit(http.post, stack.http, "/v1/completions", eight)]
+        wait_until(lambda: stack.gateway_metrics.read().sum("tandem_requests_running") == 1, "the first one runs",
+                   interval=0.005)
+        taken += [pool.submit(http.post, stack.http, "/v1/completions", eight) for _ in range(QUEUE // 8 - 1)]
         wait_until(lambda: waiting(stack) > QUEUE - 8, "queue full", interval=0.005)
         with refusals(stack, queue_full=1):
             assert_come_back(http.post(stack.http, "/v1/completions", eight), f"queue is full ({QUEUE})")

@@ -9,6 +9,7 @@ from harness.subjects import id_requests, with_trained_tokenizer
 from harness.workload import answers, assert_equal
 
 CONCURRENT = 32
+MAX_ROUNDS = 40
 
 
 @pytest.mark.parametrize("case", ["dspark_gemma4", "eagle3_gemma4"])
@@ -18,13 +19,14 @@ def test_text_is_the_same(case, tmp_path):
     asked = id_requests(CONCURRENT)
     with Stack(model) as stack:
         alone = answers(stack.http, asked, 1)
-    total = [0, 0, 0]
     for policy, transport in (("fixed:2", "shm"), ("fixed:7", "inline")):
         with SpeculatingStack([Drafter(str(GOLDEN / "drafters/cases" / case / "drafter"), target=model)],
                               ["--policy", policy, "--row-transport", transport], model=model) as stack:
-            assert_equal(asked, answers(stack.http, asked, CONCURRENT), alone)
-            stack.wait_until_idle()
-            total = [a + b for a, b in zip(total, speculation(stack.verifier_metrics.read()))]
-    drafted, checked, accepted = total
-    # Random weights are hardly ever right; at temperature 1 the shared noise makes up for some of it.
-    assert drafted >= checked > accepted > 0, total
+            # Random weights are hardly ever right; at temperature 1 the shared noise makes up for some of it.
+            for _ in range(MAX_ROUNDS):
+                assert_equal(asked, answers(stack.http, asked, CONCURRENT), alone)
+                stack.wait_until_idle()
+                drafted, checked, accepted = speculation(stack.verifier_metrics.read())
+                if checked > accepted > 0:
+                    break
+            assert drafted >= checked > accepted > 0, (policy, drafted, checked, accepted)

@@ -77,7 +77,7 @@ def _published(model):
                                  "max_tokens": 6, "ignore_eos": True}, False) for beginning in ("Then", "But")]
     mixed = mixed_requests(CONCURRENT - len(long), seed=3)
     return Subject(model, [_shorter(request, 5) for request in mixed] + long,
-                   [_shorter(request, 30) for request in long_streams(12)])
+                   [_shorter(request, 64) for request in long_streams(12)])
 
 
 def _shorter(request, max_tokens):
