@@ -5,6 +5,7 @@
 #include "common/base/status.h"
 #include "common/text/jinja_arithmetic.h"
 #include "common/text/jinja_builtins.h"
+#include "common/text/jinja_level.h"
 #include "common/text/jinja_print.h"
 #include "common/text/jinja_strings.h"
 
@@ -43,15 +44,6 @@ class Evaluator {
   }
 
  private:
-  class Level {
-   public:
-    explicit Level(int* depth) : depth_(depth) { ++*depth_; }
-    ~Level() { --*depth_; }
-    Level(const Level&) = delete;
-
-   private:
-    int* depth_;
-  };
   absl::Status Enter(int line) {
     if (depth_ > kMaxDepth) return ResourceExhausted("line {}: nested deeper than {}", line, kMaxDepth);
     return budget_.Steps(1);

@@ -10,20 +10,10 @@
 #include "absl/status/statusor.h"
 #include "common/base/status.h"
 #include "common/formats/quoted.h"
+#include "common/text/jinja_level.h"
 #include "common/text/jinja_lexer.h"
 
 namespace tandem::text::jinja {
-
-// Counts how deep a parser has recursed, for its limits.
-class Level {
- public:
-  explicit Level(int* depth) : depth_(depth) { ++*depth_; }
-  ~Level() { --*depth_; }
-  Level(const Level&) = delete;
-
- private:
-  int* depth_;
-};
 
 class TokenReader {
  protected:
