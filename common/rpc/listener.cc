@@ -170,6 +170,13 @@ void CutConnection(int fd) {
   }
 }
 
+// Resident beyond what is allocated: it grows with what the allocator keeps of memory that was freed, and not
+// with memory in use, which may be freed any time later.
+int64_t KeptBytes() {
+  const struct mallinfo2 allocated = mallinfo2();
+  return ResidentBytes() - static_cast<int64_t>(allocated.uordblks + allocated.hblkhd);
+}
+
 bool IsExhaustion(int error) {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
@@ -301,7 +308,7 @@ void Listener::Loop() {
   };
   TANDEM_CHECK(watch(fd_) && watch(stop_fd_));
   back_off_ms_ = kMinBackOffMs;
-  trimmed_bytes_ = ResidentBytes();
+  kept_bytes_ = KeptBytes();
   bool stopped = false;
   while (!stopped) {
     epoll_event events[64];
@@ -396,9 +403,9 @@ void Listener::LookAround() {
 // gRPC needs up to 60 MB for the pings of a single read buffer before it cuts their connection; malloc would
 // keep them for good.
 void Listener::TrimMemory() {
-  if (ResidentBytes() <= trimmed_bytes_ + kTrimGrowth) return;
+  if (KeptBytes() <= kept_bytes_ + kTrimGrowth) return;
   malloc_trim(0);
-  trimmed_bytes_ = ResidentBytes();
+  kept_bytes_ = KeptBytes();
 }
 
 int Listener::MillisecondsToDeadline() const {

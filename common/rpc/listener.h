@@ -111,7 +111,7 @@ class Listener {
   std::list<Silent> silent_;  // by time
   std::unordered_map<int, std::list<Silent>::iterator> silent_by_fd_;
   absl::Duration look_at_ = absl::InfiniteDuration();  // only while there are connections
-  int64_t trimmed_bytes_ = 0;                          // resident after the last trim
+  int64_t kept_bytes_ = 0;                             // by the allocator, after the last trim
 };
 
 // Raises the soft limit of descriptors to the hard one; returns the limit in force.
