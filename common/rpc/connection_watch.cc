@@ -46,8 +46,9 @@ class CallWatcherFactory : public grpc::experimental::ServerInterceptorFactoryIn
 }  // namespace
 
 ConnectionWatch::ConnectionWatch(const Options& options)
-    // Twice, since a message may come in frames of a few bytes with heads of nine.
-    : bytes_by_call_(2 * static_cast<uint64_t>(options.message_bytes) + kHeaderBytes),
+    // A quarter more, for the frames' heads of nine bytes, unless frames are of less than 36. gRPC keeps more
+    // than ten bytes for each of an empty one, so this bounds its memory.
+    : bytes_by_call_(static_cast<uint64_t>(options.message_bytes) / 4 * 5 + kHeaderBytes),
       max_stalled_looks_(static_cast<int>(std::clamp<int64_t>(
           absl::Ceil(options.stall, Listener::kLookInterval) / Listener::kLookInterval, 1, 1 << 20))) {}
 

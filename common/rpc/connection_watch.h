@@ -32,7 +32,7 @@ class ConnectionWatch {
     absl::Duration stall = absl::Seconds(30);  // without taking a byte of what waits, counted in looks
   };
   // What a peer may send without a call, and beside each message that it is sent (windows, answers to pings).
-  static constexpr uint64_t kIdleBytes = 4 << 20, kBytesBesideSent = 1024;
+  static constexpr uint64_t kIdleBytes = 1 << 20, kBytesBesideSent = 1024;
 
   explicit ConnectionWatch(const Options& options);
 

@@ -54,7 +54,7 @@ class Listener {
     // peers of those to cut. Null: none is.
     std::function<std::vector<std::string>(std::span<const ConnectionTraffic>)> misused = nullptr;
   };
-  static constexpr absl::Duration kLookInterval = absl::Seconds(2);
+  static constexpr absl::Duration kLookInterval = absl::Seconds(1);
 
   // Binds and listens: peers can connect, and wait until Start. TCP port 0 = any. A Unix socket's file is
   // made with mode 0600; one that nobody listens on any more is replaced. kUnavailable with the cause.

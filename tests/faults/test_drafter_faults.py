@@ -85,6 +85,8 @@ def test_a_drafter_that_hangs_for_10_s(expected, policy):
 
 # --- F3
 
+MOST_WITHOUT_CHOICE = 6  # of at least 12 rounds
+
 
 def timed(stack, requests, expected):
     begin = time.monotonic()
@@ -102,7 +104,7 @@ def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
         # It learns what a draft takes from the first that it waits for; until then load alone may speak against it.
         while rounds_awaited(metrics) == 0 or fallbacks(metrics, "cost") < 500:
             timed(stack, requests, expected)
-        with_it, without, awaited = [], [], 0
+        with_it, without, awaited, seconds, no_choice = [], [], 0, 0, 0
 
         def ratio():
             """Of the throughputs: others on the machine disturb some rounds of either kind, not half of them."""
@@ -111,9 +113,13 @@ def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
         # It measures on while the limit is missed: a loss close to the limit may thus go unseen.
         while len(with_it) < 12 or (ratio() < 0.95 and len(with_it) < 60):
             cost, before = fallbacks(metrics, "cost"), rounds_awaited(metrics)
-            with_it.append(timed(stack, requests, expected))
-            awaited += rounds_awaited(metrics) - before
-            assert fallbacks(metrics, "cost") > cost, "no stream had the choice"
+            took = timed(stack, requests, expected)
+            awaited, seconds = awaited + rounds_awaited(metrics) - before, seconds + took
+            if fallbacks(metrics, "cost") == cost:  # on a busy machine load may speak against drafts before cost does
+                no_choice += 1
+                assert no_choice <= MOST_WITHOUT_CHOICE, "hardly a stream had the choice"
+                continue
+            with_it.append(took)
             slow.kill()
             wait_until(lambda: metrics.read().sum("tandem_drafter_up") == 0, "the drafter gone")
             without.append(timed(stack, requests, expected))
@@ -121,7 +127,7 @@ def test_a_slow_drafter_costs_at_most_a_twentieth(expected, tmp_path):
             stack.wait_for_drafters(1)
         assert ratio() >= 0.95, (with_it, without)
         # Rounds that waited for drafts, which medians hide.
-        assert delay * awaited <= 0.05 * sum(with_it), (awaited, with_it)
+        assert delay * awaited <= 0.05 * seconds, (awaited, seconds)
 
 
 def rounds_awaited(metrics):

@@ -120,7 +120,7 @@ def test_b29_100_000_resets(stack, protos, good_afterwards, whole):
             assert sent > before, "a new connection takes nothing"
             first = first or growth.most
     assert first < 100 * MIB, f"{first >> 20} MiB more by one connection"
-    assert growth.most < 150 * MIB, f"{growth.most >> 20} MiB more by all"
+    assert growth.most < 200 * MIB, f"{growth.most >> 20} MiB more by all"
     wait_until(lambda: stack.gateway_metrics.read().sum("tandem_streams_open", api="grpc") == 0, "all streams ended")
 
 
@@ -137,7 +137,7 @@ def test_b31_pings_are_cut(stack, good_afterwards):
 
 
 SETTINGS = http2.frame(http2.SETTINGS, payload=bytes([0, 3, 0, 0, 0, 100])) * 1000
-LOOK = 2.0  # s, between two looks at all connections
+LOOK = 1.0  # s, between two looks at all connections
 
 
 def test_b31_settings_are_cut(stack, good_afterwards):
