@@ -68,9 +68,9 @@ void Batcher::Record(Sequence& sequence, SequenceReport&& report, Replica& repli
 
   if (report.end == SequenceEnd::kRunning && stop_text) {
     replica.Cancel(sequence);
-  } else {
+  } else if (report.end != SequenceEnd::kRunning) {
     replica.plan.acknowledgements.push_back({sequence.id, sequence.epoch, report.length});
-    if (report.end != SequenceEnd::kRunning) replica.running.erase(sequence.id);
+    replica.running.erase(sequence.id);
   }
 
   // A sequence that is only sent back has not begun.

@@ -287,7 +287,8 @@ class FakeVerifier : public VerifierLink {
       (*newest)->end = SequenceEnd::kPreempted;
       ++num_preemptions_;
     }
-    report_due_ = false;
+    report_due_ = std::any_of(sequences_.begin(), sequences_.end(),
+                              [](const auto& entry) { return entry.second.end == SequenceEnd::kRunning; });
     Report report;
     report.number = ++report_number_;
     report.plan_number = plan_number_;
@@ -325,7 +326,7 @@ class FakeVerifier : public VerifierLink {
   mutable std::condition_variable changed_;
   Listener* listener_ = nullptr;
   bool greeted_ = false;     // since the last Connect
-  bool report_due_ = false;  // something came that no report has answered
+  bool report_due_ = false;  // something came that no report has answered, or a step has work
   bool stopped_ = false;
   std::optional<absl::Status> closing_;
   GatewayHello hello_;
