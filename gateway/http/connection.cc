@@ -352,7 +352,16 @@ void Connection::BeginStream(Answer head) {
                    state_.options.clock->WallNow()));
 }
 
-void Connection::SendStream(std::string_view bytes) { Write(chunked_ ? Chunk(bytes) : std::string(bytes)); }
+// What the kernel takes at once needs no completion, which would wake another thread for each token.
+void Connection::SendStream(std::string_view bytes) {
+  std::string framed = chunked_ ? Chunk(bytes) : std::string(bytes);
+  if (phase_ == Phase::kClosed) return;
+  if (!writing_) {
+    error_code error;  // would block, or the client has gone: Write sees to either
+    framed.erase(0, socket_.write_some(asio::buffer(framed), error));
+  }
+  if (!framed.empty()) Write(std::move(framed));
+}
 
 void Connection::EndStream(bool keep_alive) {
   if (!keep_alive || state_.draining) keep_alive_ = false;

@@ -91,6 +91,8 @@ class HttpServer::Impl {
       close(fd);
       return state_.observer.OnExhausted();  // epoll takes no more
     }
+    socket.non_blocking(true, error);
+    if (error) return state_.observer.OnExhausted();
     std::shared_ptr<Connection> connection;
     int open = 0;
     {
