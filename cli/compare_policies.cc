@@ -33,6 +33,7 @@ absl::StatusOr<Scrape> Read(const RunningStack& stack) {
   counters.decode_steps = verifier.Sum("tandem_step_seconds_count", {{"phase", "forward"}});
   counters.target_seconds = verifier.Sum("tandem_step_seconds_sum", {{"phase", "forward"}}) +
                             verifier.Sum("tandem_step_seconds_sum", {{"phase", "sample"}});
+  counters.project_seconds = verifier.Sum("tandem_step_seconds_sum", {{"phase", "project"}});
   counters.draft_wait_seconds = verifier.Sum("tandem_draft_wait_seconds_sum");
   counters.draft_waits = verifier.Sum("tandem_draft_wait_seconds_count");
   counters.rounds = verifier.Sum("tandem_spec_drafts_total");

@@ -43,10 +43,9 @@ PolicySummary SumUp(const std::string& policy, const std::vector<const PolicyRun
   summary.draft_wait_ms = 1e3 * Ratio(sum.draft_wait_seconds, sum.draft_waits);
   summary.tokens_per_step = Ratio(tokens, sum.decode_steps);
   summary.drafting_ms = 1e3 * Ratio(sum.drafter_seconds, sum.decode_steps);
-  summary.hand_over_ms =
-      1e3 * Ratio(std::max(0.0, decode_seconds - sum.target_seconds - sum.drafter_seconds), sum.decode_steps);
-  summary.hand_over_share =
-      std::max(0.0, 1 - Ratio(sum.target_seconds + sum.drafter_seconds, decode_seconds));
+  const double computing = sum.target_seconds + sum.project_seconds + sum.drafter_seconds;
+  summary.hand_over_ms = 1e3 * Ratio(std::max(0.0, decode_seconds - computing), sum.decode_steps);
+  summary.hand_over_share = std::max(0.0, 1 - Ratio(computing, decode_seconds));
   return summary;
 }
 
@@ -56,6 +55,7 @@ EngineCounters EngineCounters::operator-(const EngineCounters& other) const {
   EngineCounters result = *this;
   result.decode_steps -= other.decode_steps;
   result.target_seconds -= other.target_seconds;
+  result.project_seconds -= other.project_seconds;
   result.drafter_seconds -= other.drafter_seconds;
   result.draft_wait_seconds -= other.draft_wait_seconds;
   result.draft_waits -= other.draft_waits;

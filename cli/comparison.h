@@ -11,6 +11,7 @@ namespace tandem::cli {
 // Of one process: counters that only rise. The difference of two is what happened between.
 struct EngineCounters {
   double decode_steps = 0, target_seconds = 0;  // steps, and their time in forward pass and sampling
+  double project_seconds = 0;                   // of the verifier, rows for the drafter
   double drafter_seconds = 0;                   // in steps of the drafter
   double draft_wait_seconds = 0, draft_waits = 0;
   double rounds = 0, checked = 0, accepted = 0;  // with drafts; see spec_* in docs/metrics.md

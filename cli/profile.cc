@@ -25,9 +25,9 @@ constexpr absl::Duration kPoll = absl::Milliseconds(2);
 constexpr absl::Duration kLimitTime = absl::Milliseconds(500);
 
 // Stages in the order in which a round meets them; those of the forward pass are the model's.
-constexpr char kPlan[] = "planning", kForwardRest[] = "rows for the drafter, rest", kSample[] = "sampling",
-               kDeliver[] = "delivering", kDraft[] = "drafting", kHandOver[] = "hand-over of drafts",
-               kBetween[] = "between steps";
+constexpr char kPlan[] = "planning", kForwardRest[] = "forward, rest", kSample[] = "sampling",
+               kProject[] = "projecting rows for the drafter", kDeliver[] = "delivering",
+               kDraft[] = "drafting", kHandOver[] = "hand-over of drafts", kBetween[] = "between steps";
 
 // Counters that only rise, by name.
 using Counters = std::map<std::string, double>;
@@ -43,7 +43,7 @@ absl::StatusOr<Counters> Read(const RunningStack& stack) {
   Counters counters;
   counters["tokens"] = verifier.Sum("tandem_verifier_generated_tokens_total");
   counters["rounds"] = verifier.Sum("tandem_step_sequences_count");
-  for (const char* phase : {"plan", "forward", "sample", "deliver"})
+  for (const char* phase : {"plan", "forward", "sample", "project", "deliver"})
     counters[phase] = verifier.Sum("tandem_step_seconds_sum", {{"phase", phase}});
   counters["draft_wait"] = verifier.Sum("tandem_draft_wait_seconds_sum");
   for (const std::string& stage : models::StageNames()) {
@@ -110,6 +110,7 @@ class Measurement {
     }
     stages.push_back({kForwardRest, std::max(0.0, sum_["forward"] - in_stages)});
     stages.push_back({kSample, sum_["sample"]});
+    stages.push_back({kProject, sum_["project"]});
     stages.push_back({kDeliver, sum_["deliver"]});
     stages.push_back({kDraft, sum_["drafting"]});
     stages.push_back({kHandOver, std::max(0.0, sum_["draft_wait"] - sum_["drafting"])});

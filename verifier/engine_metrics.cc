@@ -6,7 +6,7 @@ using telemetry::RaiseTo;
 
 EngineMetrics::EngineMetrics(telemetry::Metrics& metrics, const EngineOptions& options)
     : step_seconds_(metrics.AddHistograms("step_seconds", "Time of a step by phase", "phase",
-                                          {"plan", "forward", "sample", "deliver"},
+                                          {"plan", "forward", "sample", "project", "deliver"},
                                           telemetry::StepBuckets())),
       step_tokens_(metrics.AddHistogram("step_tokens", "Tokens of a step: anchors, drafts and prefill",
                                         telemetry::PowerOfTwoBuckets())),
@@ -45,8 +45,10 @@ void EngineMetrics::OnStep(const StepStats& step, const EngineStats& stats) {
   step_seconds_["plan"].Observe(absl::ToDoubleSeconds(step.plan));
   step_seconds_["forward"].Observe(absl::ToDoubleSeconds(step.forward));
   step_seconds_["sample"].Observe(absl::ToDoubleSeconds(step.sample));
+  step_seconds_["project"].Observe(absl::ToDoubleSeconds(step.project));
   step_seconds_["deliver"].Observe(absl::ToDoubleSeconds(step.deliver));
-  busy_seconds_.Increment(absl::ToDoubleSeconds(step.plan + step.forward + step.sample + step.deliver));
+  busy_seconds_.Increment(
+      absl::ToDoubleSeconds(step.plan + step.forward + step.sample + step.project + step.deliver));
   if (step.sequences > 0) {
     step_tokens_.Observe(step.anchors + step.draft_tokens + step.prefill_tokens);
     step_sequences_.Observe(step.sequences);

@@ -53,7 +53,7 @@ SERIES = {
         "drafter_streams": TRANSPORTS, "drafter_message_streams": MESSAGE_TRANSPORTS,
         "drafter_streams_ended_total": {"reason": {"misfit", "protocol", "away"}},
         "drafter_fingerprint_warnings_total": {},
-        "step_seconds_count": {"phase": {"plan", "forward", "sample", "deliver"}}, "step_tokens_count": {},
+        "step_seconds_count": {"phase": {"plan", "forward", "sample", "project", "deliver"}}, "step_tokens_count": {},
         "step_sequences_count": {}, "step_prediction_error_ratio_count": {}, "verifier_utilization_ratio": {},
         "verifier_utilization_part_ratio": {"kind": {"tokens", "kv"}}, "sequences_running": {},
         "kv_blocks": {"state": {"free", "cached", "used"}}, "max_num_seqs": {}, "verifier_busy_seconds_total": {},

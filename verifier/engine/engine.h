@@ -48,8 +48,8 @@ struct EngineOptions {
 // What happened in one step, for metrics; durations by phase.
 struct StepStats {
   int anchors = 0, draft_tokens = 0, prefill_tokens = 0, sequences = 0;
-  int kv_context_tokens = 0;  // KV tokens read
-  absl::Duration plan, forward, sample, deliver;
+  int kv_context_tokens = 0;                               // KV tokens read
+  absl::Duration plan, forward, sample, project, deliver;  // project: rows for the drafter
   double predicted_seconds = 0;  // forward and sample, by the step-time model, before the step
   double prediction_error = 0;   // |predicted - real| / real
   // Of decoding sequences: how many drafts were checked, 0 included; of those with drafts: tokens that the

@@ -43,11 +43,13 @@ void HiddenRows::Add(std::span<const kernels::SequenceRows> sequences,
 // of who has it now.
 void HiddenRows::Project() {
   if (waiting_.empty()) return;
+  const absl::Duration begin = clock_.Now();
   projection_->Project(tap_views_, static_cast<int32_t>(waiting_.size()), projected_);
   for (size_t i = 0; i < waiting_.size(); ++i) {
     store_->Write(waiting_[i].block, waiting_[i].slot, projected_.data() + i * store_->width());
   }
   waiting_.clear();
+  project_time_ += clock_.Now() - begin;
 }
 
 }  // namespace tandem::verifier

@@ -12,8 +12,11 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/kernels/attention.h"
 #include "common/models/row_projection.h"
 #include "verifier/engine/row_store.h"
@@ -24,8 +27,9 @@ class HiddenRows {
  public:
   static constexpr int32_t kMaxWaiting = 64;
 
-  HiddenRows(std::unique_ptr<RowStore> store, int32_t hidden_size)
-      : store_(std::move(store)), hidden_size_(hidden_size) {}
+  // Borrows `clock`.
+  HiddenRows(std::unique_ptr<RowStore> store, int32_t hidden_size, const Clock& clock)
+      : store_(std::move(store)), hidden_size_(hidden_size), clock_(clock) {}
 
   RowStore& store() { return *store_; }
   // From now on; rows of another projection are void.
@@ -38,6 +42,8 @@ class HiddenRows {
   // void their block's rows.
   void Add(std::span<const kernels::SequenceRows> sequences, std::span<const std::span<const float>> taps);
   void Project();
+  // What Project has taken since the last call of this.
+  absl::Duration TakeProjectTime() { return std::exchange(project_time_, absl::ZeroDuration()); }
 
  private:
   struct Place {
@@ -46,12 +52,14 @@ class HiddenRows {
 
   const std::unique_ptr<RowStore> store_;
   const int32_t hidden_size_;
+  const Clock& clock_;
   std::unique_ptr<models::RowProjection> projection_;
   std::vector<int32_t> taps_;
   std::vector<Place> waiting_;
   std::vector<std::vector<float>> waiting_taps_;  // by tap [kMaxWaiting, hidden size]
   std::vector<std::span<const float>> tap_views_;
   std::vector<float> projected_;  // [kMaxWaiting, row width]
+  absl::Duration project_time_;
 };
 
 }  // namespace tandem::verifier

@@ -72,7 +72,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   std::unique_ptr<HiddenRows> rows;
   if (speculates) {
     ASSIGN_OR_RETURN(auto store, RowStore::Create(options.speculation.row_type, row_width, num_blocks));
-    rows = std::make_unique<HiddenRows>(std::move(store), row_width);
+    rows = std::make_unique<HiddenRows>(std::move(store), row_width, clock);
   }
   ASSIGN_OR_RETURN(StepTimeModel step_time,
                    LoadOrMeasureStepTime(model, *kv, clock, kMeasurementLimit, options.step_time_cache_path));
@@ -146,17 +146,23 @@ std::vector<std::pair<StreamId, Report>> StepEngine::Step() {
   ReserveDrafts();
   BuildBatch();
   step_.plan = clock_.Now() - begin;
-  if (!tokens_.empty()) {
-    Compute();
-    ObserveStep();
-    if (record_) OpenRecord(begin);
+  absl::Duration computed;
+  {
+    // Until rows for the drafter have been projected, too, so that no thread has to be woken for them.
+    const ThreadPool::Active active(pool_);
+    if (!tokens_.empty()) {
+      Compute();
+      ObserveStep();
+      if (record_) OpenRecord(begin);
+    }
+    computed = clock_.Now();
+    if (!tokens_.empty()) Accept();
+    RemoveEnded();
+    if (speculator_ != nullptr) AskForDrafts();
   }
-  const absl::Duration computed = clock_.Now();
-  if (!tokens_.empty()) Accept();
-  RemoveEnded();
-  if (speculator_ != nullptr) AskForDrafts();
   auto reports = CollectReports();
-  step_.deliver = clock_.Now() - computed;
+  if (hidden_rows_ != nullptr) step_.project = hidden_rows_->TakeProjectTime();
+  step_.deliver = clock_.Now() - computed - step_.project;
   return reports;
 }
 
@@ -374,7 +380,6 @@ void StepEngine::BuildBatch() {
 
 void StepEngine::Compute() {
   const absl::Duration begin = clock_.Now();
-  const ThreadPool::Active active(pool_);
   const std::span<const int32_t> taps =
       hidden_rows_ == nullptr ? std::span<const int32_t>() : hidden_rows_->taps();
   model_.Forward({tokens_, positions_, rows_, logits_rows_, taps}, *kv_, outputs_);
