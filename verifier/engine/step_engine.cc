@@ -74,8 +74,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
     ASSIGN_OR_RETURN(auto store, RowStore::Create(options.speculation.row_type, row_width, num_blocks));
     rows = std::make_unique<HiddenRows>(std::move(store), row_width, clock);
   }
-  ASSIGN_OR_RETURN(StepTimeModel step_time,
-                   LoadOrMeasureStepTime(model, *kv, clock, kMeasurementLimit, options.step_time_cache_path));
+  ASSIGN_OR_RETURN(StepTimeModel step_time, LoadOrMeasureStepTime(model, *kv, pool, clock, kMeasurementLimit,
+                                                                  options.step_time_cache_path));
   return std::make_unique<StepEngine>(resolved, static_cast<int32_t>(max_model_len), model, std::move(kv),
                                       std::move(rows), std::move(step_time), pool, clock);
 }
