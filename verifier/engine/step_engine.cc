@@ -161,8 +161,10 @@ std::vector<std::pair<StreamId, Report>> StepEngine::Step() {
     if (speculator_ != nullptr) AskForDrafts();
   }
   auto reports = CollectReports();
-  if (hidden_rows_ != nullptr) step_.project = hidden_rows_->TakeProjectTime();
-  step_.deliver = clock_.Now() - computed - step_.project;
+  const absl::Duration projecting =
+      hidden_rows_ != nullptr ? hidden_rows_->TakeProjectTime() : absl::ZeroDuration();
+  step_.project += projecting;
+  step_.deliver = clock_.Now() - computed - projecting;
   return reports;
 }
 
@@ -386,7 +388,8 @@ void StepEngine::Compute() {
   if (hidden_rows_ != nullptr) hidden_rows_->Add(rows_, outputs_.taps);
   const absl::Duration computed = clock_.Now();
   sampler_.Sample(outputs_.logits, windows_);
-  step_.forward = computed - begin;
+  if (hidden_rows_ != nullptr) step_.project = hidden_rows_->TakeProjectTime();
+  step_.forward = computed - begin - step_.project;
   step_.sample = clock_.Now() - computed;
 }
 
