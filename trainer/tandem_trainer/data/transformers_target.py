@@ -8,6 +8,7 @@ import inspect
 
 import torch
 
+from tandem_trainer.data.gguf_model import load_gguf_model
 from tandem_trainer.errors import UserError
 from tandem_trainer.formats.target_files import TargetFiles
 from tandem_trainer.sampling import COUPLED, GREEDY_TEMPERATURE, choose_coupled, gumbel
@@ -43,10 +44,13 @@ class TransformersTarget:
         self.files, self.device = files, torch.device(device)
         if dtype is None:
             dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        where = {"gguf_file": files.path.name} if files.is_gguf else {}
-        path = files.path.parent if files.is_gguf else files.path
         try:
-            self.model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **where)
+            if files.is_gguf:
+                self.model = load_gguf_model(files, dtype)
+            else:
+                self.model = AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype)
+        except UserError:
+            raise
         except Exception as error:  # whatever a damaged model file makes the library raise
             raise UserError(f"{files.path}: transformers cannot load it: {str(error).splitlines()[0]}") from error
         self.model.to(self.device).eval().requires_grad_(False)

@@ -12,6 +12,7 @@ import torch
 
 from tandem_trainer.errors import UserError
 from tandem_trainer.formats.checkpoint import read_json
+from tandem_trainer.formats.gguf_tokenizer import end_tokens, is_byte_level, read_tokenizer
 from tandem_trainer.formats.tensors import GgufFile, SafetensorsFiles, fingerprint
 
 EMBEDDING_NAMES = (
@@ -63,7 +64,7 @@ def _gguf_config(file: GgufFile) -> dict[str, Any]:
         "hidden_act": "silu",
         "max_position_embeddings": int(get("context_length")),
         "rope_parameters": {"rope_type": "default", "rope_theta": float(get("rope.freq_base", 10000.0))},
-        "eos_token_id": int(file.field("tokenizer.ggml.eos_token_id") or 0),
+        "eos_token_id": end_tokens(file),
         "bos_token_id": file.field("tokenizer.ggml.bos_token_id"),
     }
 
@@ -127,9 +128,10 @@ class TargetFiles:
         result = {}
         if self.is_gguf:
             for name, gguf_name in GGUF_LAYER_NAMES.items():
-                full = f"blk.{i}.{gguf_name}.weight"
-                if full in self.tensors.tensors:
-                    result[f"{name}.weight"] = self._unpermuted(gguf_name, self.tensors.get(full))
+                for kind in ("weight", "bias"):
+                    full = f"blk.{i}.{gguf_name}.{kind}"
+                    if full in self.tensors.tensors:
+                        result[f"{name}.{kind}"] = self._unpermuted(gguf_name, self.tensors.get(full))
             return result
         for prefix in LAYER_PREFIXES:
             start = f"{prefix}{i}."
@@ -143,7 +145,12 @@ class TargetFiles:
         if self.tensors.field("general.architecture") != "llama" or gguf_name not in ("attn_q", "attn_k"):
             return value
         heads = self.config["num_attention_heads" if gguf_name == "attn_q" else "num_key_value_heads"]
-        return value.view(heads, -1, 2, value.shape[1]).transpose(1, 2).reshape(value.shape)
+        return value.view(heads, -1, 2, *value.shape[1:]).transpose(1, 2).reshape(value.shape)
+
+    def rope_factors(self) -> torch.Tensor | None:
+        """[head_dim / 2]: what divides the rotary frequencies of a GGUF file, which says so nowhere else."""
+        has = self.is_gguf and "rope_freqs.weight" in self.tensors.tensors
+        return self.tensors.get("rope_freqs.weight") if has else None
 
     def final_norm(self) -> torch.Tensor | None:
         if self.is_gguf:
@@ -170,10 +177,14 @@ class TargetFiles:
         from transformers import AutoTokenizer
 
         try:
-            if self.is_gguf:
+            if self.is_gguf and is_byte_level(self.tensors):
+                tokenizer = read_tokenizer(self.tensors)
+            elif self.is_gguf:
                 tokenizer = AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
             else:
                 tokenizer = AutoTokenizer.from_pretrained(self.path)
+        except UserError:
+            raise
         except Exception as error:  # whatever a damaged tokenizer file makes the library raise
             raise UserError(f"{self.path}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
         check_tokenizer(tokenizer, self)

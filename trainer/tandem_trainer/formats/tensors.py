@@ -131,7 +131,7 @@ class GgufFile:
         if tensor is None:
             raise UserError(f"{self.path}: no tensor {name}")
         values = self._gguf.dequantize(tensor.data, tensor.tensor_type)
-        return torch.from_numpy(numpy.ascontiguousarray(values)).float().reshape(self.tensors[name].shape)
+        return torch.from_numpy(numpy.array(values)).float().reshape(self.tensors[name].shape)
 
     def field(self, name: str) -> Any:
         field = self.reader.get_field(name)
