@@ -10,12 +10,14 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
+from tandem_trainer.formats.tensors import write_atomically  # noqa: E402
+
 SIZE = (6, 3.5)
 
 
 def _save(figure, path: pathlib.Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    write_atomically(path, lambda p: figure.savefig(p, dpi=110, format="png"))
     pyplot.close(figure)
 
 

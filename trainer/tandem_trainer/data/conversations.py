@@ -125,11 +125,6 @@ def parse_conversation(
 ) -> tuple[list[int], list[int]]:
     """Token ids and loss mask of a conversation with its answers: 1 from behind each answer's header through its end of
     turn. Borders are where the text before them ends in tokens."""
-    if not conversation.has_answers() and not any(m["role"] == "assistant" for m in conversation.messages):
-        raise UserError(
-            f'{conversation.where}: a conversation without assistant text, and answers are "given"; '
-            'let the target answer (answers = "regenerated")'
-        )
     messages = [dict(m) for m in conversation.messages]
     if format.default_system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": format.default_system})

@@ -108,6 +108,11 @@ class DataMaker:
             )
 
     def _given(self, conversation: Conversation) -> Sample:
+        if not conversation.has_answers():
+            raise UserError(
+                f'{conversation.where}: a conversation without assistant text, and answers are "given"; '
+                'let the target answer (answers = "regenerated")'
+            )
         ids, mask = parse_conversation(
             self.tokenizer, conversation, detect_format(self.tokenizer), self.options.max_length
         )

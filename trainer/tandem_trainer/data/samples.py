@@ -8,6 +8,7 @@ what the texts are of.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -85,6 +86,8 @@ class SampleStore:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()  # or what it still holds would be written later, and fail without a name
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}; the {len(self.samples)} samples before are "
                 "kept, and the same command goes on from there"

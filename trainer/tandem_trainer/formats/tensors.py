@@ -11,6 +11,7 @@ import struct
 from typing import Any, NamedTuple
 
 import numpy
+import safetensors
 import torch
 
 from tandem_trainer.errors import UserError
@@ -155,7 +156,10 @@ def write_atomically(path: pathlib.Path, write) -> None:
     """write(temporary path), then in one step to `path`: a killed process leaves the old file or the new one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
+        try:
+            write(temporary)
+        except safetensors.SafetensorError as error:  # of a disk that is full, too
+            raise OSError(str(error).splitlines()[0]) from error
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)

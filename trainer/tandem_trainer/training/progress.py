@@ -55,8 +55,11 @@ class Progress:
         speed = self._tokens / max(elapsed, 1e-9)
         if steps_left is not None:
             seconds_left = steps_left * elapsed / max(step - self._first_step, 1)
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step, "tokens_per_second": round(speed, 1), **entry}) + "\n")
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": step, "tokens_per_second": round(speed, 1), **entry}) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
         if self._tensorboard is not None:
             for name, value in {
                 **entry["parts"],
