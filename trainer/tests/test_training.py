@@ -68,6 +68,8 @@ def test_everything_is_there(whole):
         "plots/reliability.png",
     ):
         assert (whole / name).stat().st_size > 0, name
+    modes = {path.stat().st_mode for path in (whole / "drafter").iterdir()}
+    assert modes == {(whole / "metrics.jsonl").stat().st_mode}  # what reads one file of a drafter reads all
     assert list((whole / "tensorboard").glob("events*"))
     steps = [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 25))

@@ -153,13 +153,19 @@ def fingerprint(files: SafetensorsFiles | GgufFile) -> str:
 
 
 def write_atomically(path: pathlib.Path, write) -> None:
-    """write(temporary path), then in one step to `path`: a killed process leaves the old file or the new one."""
+    """write(temporary path), then in one step to `path`: a killed process leaves the old file or the new one.
+
+    Its mode is that of any new file: safetensors would keep a drafter from the account that serves it.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         try:
             write(temporary)
         except safetensors.SafetensorError as error:  # of a disk that is full, too
             raise OSError(str(error).splitlines()[0]) from error
+        os.chmod(temporary, 0o666 & ~mask)
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
