@@ -69,6 +69,15 @@ function(tandem_test name)
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 
+# tandem_device_test(NAME ...)  A tandem_test whose cases skip themselves where there is no CUDA device; ctest counts it
+# among the tests that did not run.
+function(tandem_device_test name)
+  tandem_test(${name} ${ARGN})
+  if(TANDEM_BUILD_TESTS)
+    set_tests_properties(${name} PROPERTIES SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]" RESOURCE_LOCK cuda)
+  endif()
+endfunction()
+
 # tandem_precompile(NAME <header> ...) or tandem_precompile(NAME REUSE_FROM other)  For targets whose time goes into
 # parsing gRPC and protobuf. GCC needs -fpch-preprocess for ccache to see through the precompiled header.
 function(tandem_precompile name)

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -43,28 +44,40 @@ struct KvLayout {
   static KvLayout Create(KvType type, std::vector<KvLayerShape> layers);
 };
 
+// Where a cache's blocks lie, if not in the host's memory.
+class KvMemory {
+ public:
+  virtual ~KvMemory() = default;
+  virtual std::byte* data() const = 0;
+  // Sets all bits of `bytes` from `at` on.
+  virtual void Poison(std::byte* at, int64_t bytes) = 0;
+};
+
 class KvCache {
  public:
-  // kResourceExhausted with the sizes if the memory cannot be had.
+  // In the host's memory. kResourceExhausted with the sizes if the memory cannot be had.
   static absl::StatusOr<std::unique_ptr<KvCache>> Create(KvLayout layout, int num_blocks);
+  // In `memory`, which holds num_blocks * layout.block_bytes; what block() points to is then for its device
+  // alone.
+  KvCache(KvLayout layout, int num_blocks, std::unique_ptr<KvMemory> memory)
+      : layout_(std::move(layout)),
+        num_blocks_(num_blocks),
+        memory_(std::move(memory)),
+        data_(memory_->data()) {}
 
   const KvLayout& layout() const { return layout_; }
   int num_blocks() const { return num_blocks_; }
-  std::byte* block(int32_t b) { return data_.get() + b * layout_.block_bytes; }
-  const std::byte* block(int32_t b) const { return data_.get() + b * layout_.block_bytes; }
+  std::byte* block(int32_t b) { return data_ + b * layout_.block_bytes; }
+  const std::byte* block(int32_t b) const { return data_ + b * layout_.block_bytes; }
 
   // Fills a block with NaN patterns: tests prove that nothing reads what was not written.
   void Poison(int32_t b);
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const;
-  };
-  KvCache(KvLayout layout, int num_blocks) : layout_(std::move(layout)), num_blocks_(num_blocks) {}
-
   KvLayout layout_;
   int num_blocks_;
-  std::unique_ptr<std::byte, Free> data_;
+  std::unique_ptr<KvMemory> memory_;
+  std::byte* data_;
 };
 
 }  // namespace tandem::kernels

@@ -27,6 +27,17 @@ int64_t ElementBytes(KvType type) {
   TANDEM_CHECK(false);
 }
 
+class HostMemory : public KvMemory {
+ public:
+  explicit HostMemory(std::byte* data) : data_(data) {}
+  ~HostMemory() override { std::free(data_); }
+  std::byte* data() const override { return data_; }
+  void Poison(std::byte* at, int64_t bytes) override { std::memset(at, 0xff, bytes); }
+
+ private:
+  std::byte* const data_;
+};
+
 }  // namespace
 
 KvLayout KvLayout::Create(KvType type, std::vector<KvLayerShape> layers) {
@@ -52,24 +63,22 @@ int64_t KvLayout::head_bytes(int layer) const {
   return 2 * (half_bytes(layer) + scales);
 }
 
-void KvCache::Free::operator()(std::byte* p) const { std::free(p); }
-
 absl::StatusOr<std::unique_ptr<KvCache>> KvCache::Create(KvLayout layout, int num_blocks) {
   TANDEM_CHECK(num_blocks > 0 && layout.block_bytes > 0);
-  const int64_t block_bytes = layout.block_bytes;
-  std::unique_ptr<KvCache> cache(new KvCache(std::move(layout), num_blocks));
-  if (block_bytes <= (std::numeric_limits<int64_t>::max() - kSlackBytes) / num_blocks) {
-    cache->data_.reset(AllocateInLargePages(block_bytes * num_blocks + kSlackBytes));
+  std::byte* data = nullptr;
+  if (layout.block_bytes <= (std::numeric_limits<int64_t>::max() - kSlackBytes) / num_blocks) {
+    data = AllocateInLargePages(layout.block_bytes * num_blocks + kSlackBytes);
   }
-  if (cache->data_ == nullptr) {
-    return ResourceExhausted("no memory for a KV cache of {} blocks of {} bytes", num_blocks, block_bytes);
+  if (data == nullptr) {
+    return ResourceExhausted("no memory for a KV cache of {} blocks of {} bytes", num_blocks,
+                             layout.block_bytes);
   }
-  return cache;
+  return std::make_unique<KvCache>(std::move(layout), num_blocks, std::make_unique<HostMemory>(data));
 }
 
 void KvCache::Poison(int32_t b) {
   // All bits set is a NaN in f32, in bf16 and as the scale of int8.
-  std::memset(block(b), 0xff, layout_.block_bytes);
+  memory_->Poison(block(b), layout_.block_bytes);
 }
 
 }  // namespace tandem::kernels
