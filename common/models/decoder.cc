@@ -10,6 +10,7 @@
 #include "common/base/status.h"
 #include "common/kernels/attention.h"
 #include "common/kernels/elementwise.h"
+#include "common/models/decoder_batch.h"
 
 namespace tandem::models {
 namespace {
@@ -17,26 +18,6 @@ namespace {
 // Device kind and kernel version. The number goes up whenever a kernel's arithmetic changes (gemm.h,
 // attention.h, elementwise.h, math.h, the packing of weights) or the steps below do.
 constexpr const char* kKernelVersion = "cpu-1";
-
-// One for each layer with K and V of its own.
-std::vector<kernels::KvLayerShape> KvShapes(const formats::ModelConfig& config) {
-  std::vector<kernels::KvLayerShape> shapes;
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    if (!config.HasOwnKv(layer)) continue;
-    const formats::AttentionConfig& attention = config.AttentionOf(layer);
-    shapes.push_back({static_cast<int>(attention.num_kv_heads), static_cast<int>(attention.head_dim)});
-  }
-  return shapes;
-}
-
-std::vector<int> KvLayers(const formats::ModelConfig& config) {
-  std::vector<int> kv_layers;
-  int next = 0;
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    kv_layers.push_back(config.HasOwnKv(layer) ? next++ : kv_layers[config.layers[layer].kv_layer]);
-  }
-  return kv_layers;
-}
 
 }  // namespace
 
@@ -47,8 +28,8 @@ Decoder::Decoder(const formats::ModelConfig& config, const ModelOptions& options
       hidden_(static_cast<int>(config.hidden_size)),
       heads_(static_cast<int>(config.num_heads)),
       vocab_(static_cast<int>(config.vocab_size)),
-      kv_layout_(kernels::KvLayout::Create(options.kv_type, KvShapes(config))),
-      kv_layer_(KvLayers(config)) {}
+      kv_layout_(KvLayoutOf(config, options.kv_type)),
+      kv_layer_(KvLayersOf(config)) {}
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const formats::Checkpoint& checkpoint,
                                                          const ModelOptions& options, ThreadPool& pool) {
@@ -125,7 +106,7 @@ std::string Decoder::NumericsId() const {
 }
 
 void Decoder::Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outputs) {
-  CheckBatch(batch, cache);
+  CheckBatch(batch, config_, options_, kv_layout_, cache);
   const ThreadPool::Active active(pool_);
   outputs.taps.clear();
   profile_.Begin();
@@ -290,46 +271,6 @@ StageWork Decoder::AttentionWork(int layer, const Batch& batch) const {
     work.operations += 4 * a.q_width * (rows * end - rows * (rows - 1) / 2);
   }
   return work;
-}
-
-void Decoder::CheckBatch(const Batch& batch, const kernels::KvCache& cache) const {
-  const int tokens = static_cast<int>(batch.tokens.size());
-  TANDEM_CHECK(tokens >= 1 && tokens <= options_.max_step_tokens);
-  TANDEM_CHECK(batch.positions.size() == batch.tokens.size());
-  for (const int32_t token : batch.tokens) TANDEM_CHECK(token >= 0 && token < vocab_);
-
-  int row = 0;
-  for (const kernels::SequenceRows& sequence : batch.sequences) {
-    TANDEM_CHECK(sequence.first_row == row && sequence.num_rows >= 1 && sequence.num_rows <= tokens - row);
-    const int64_t end = int64_t{sequence.first_position} + sequence.num_rows;
-    TANDEM_CHECK(sequence.first_position >= 0 && end <= options_.max_positions);
-    for (int i = 0; i < sequence.num_rows; ++i) {
-      TANDEM_CHECK(batch.positions[row + i] == sequence.first_position + i);
-    }
-    const int64_t num_blocks = (end + kernels::kKvBlockPositions - 1) / kernels::kKvBlockPositions;
-    TANDEM_CHECK(static_cast<int64_t>(sequence.blocks.size()) >= num_blocks);
-    for (const int32_t block : sequence.blocks.first(num_blocks)) {
-      TANDEM_CHECK(block >= 0 && block < cache.num_blocks());
-    }
-    row += sequence.num_rows;
-  }
-  TANDEM_CHECK(row == tokens);
-  TANDEM_CHECK(cache.layout().type == options_.kv_type &&
-               cache.layout().block_bytes == kv_layout_.block_bytes &&
-               cache.layout().layer_offset == kv_layout_.layer_offset);
-
-  TANDEM_CHECK(static_cast<int>(batch.logits_rows.size()) <= options_.max_logits_rows);
-  int previous = -1;
-  for (const int32_t logits_row : batch.logits_rows) {
-    TANDEM_CHECK(logits_row > previous && logits_row < tokens);
-    previous = logits_row;
-  }
-  TANDEM_CHECK(static_cast<int>(batch.taps.size()) <= options_.max_taps);
-  previous = -2;
-  for (const int32_t layer : batch.taps) {
-    TANDEM_CHECK(layer > previous && layer < config_.num_layers);
-    previous = layer;
-  }
 }
 
 }  // namespace tandem::models

@@ -75,7 +75,6 @@ class Decoder : public Model {
   Decoder(const formats::ModelConfig& config, const ModelOptions& options, ThreadPool& pool);
 
   absl::Status Allocate();
-  void CheckBatch(const Batch& batch, const kernels::KvCache& cache) const;
   // The tables, for the kinds that occur.
   absl::Status MakeAttentions();
   const Attention& AttentionOf(int layer) const {

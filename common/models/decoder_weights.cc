@@ -38,7 +38,9 @@ class Reader {
                                     std::span<const int32_t> source_row = {}) {
     ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Tensor(name, {rows, cols}));
     const WeightChoice choice =
-        ChooseWeightType(tensor.dtype, options_.weight_type, options_.activation_type);
+        options_.cuda_device.has_value()
+            ? ChooseDeviceWeightType(tensor.dtype, options_.weight_type)
+            : ChooseWeightType(tensor.dtype, options_.weight_type, options_.activation_type);
     auto matrix = Matrix::Pack(
         tensor, {.type = choice.type, .source_row = source_row, .pool = &pool_, .memory = &memory_});
     if (!matrix.ok()) return matrix.status();

@@ -2,38 +2,15 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <functional>
 #include <optional>
 
 #include "common/models/golden_case.h"
+#include "common/models/golden_compare.h"
 #include "common/models/model.h"
 #include "common/models/model_driver.h"
 
 namespace tandem::models {
 namespace {
-
-// golden/targets/README.md, "Tolerance, float32 engine".
-float LogitTolerance(float expected) { return 2e-4f + 2e-5f * std::abs(expected); }
-constexpr float kHiddenTolerance = 5e-5f;  // of the largest value of the tensor
-
-// Reports the worst excess over the bound.
-void ExpectClose(const std::vector<float>& actual, const std::vector<float>& expected,
-                 const std::function<float(float)>& bound, const std::string& what) {
-  ASSERT_EQ(actual.size(), expected.size()) << what;
-  size_t worst = 0;
-  float worst_ratio = 0;
-  for (size_t i = 0; i < actual.size(); ++i) {
-    const float ratio = std::abs(actual[i] - expected[i]) / bound(expected[i]);
-    if (ratio > worst_ratio || std::isnan(ratio)) {
-      worst = i;
-      worst_ratio = ratio;
-    }
-    if (std::isnan(ratio)) break;
-  }
-  EXPECT_LE(worst_ratio, 1.0f) << what << ": element " << worst << " is " << actual[worst] << ", expected "
-                               << expected[worst] << " +- " << bound(expected[worst]);
-}
 
 class GoldenLogits : public ::testing::TestWithParam<GoldenCase> {
  protected:
@@ -53,21 +30,10 @@ class GoldenLogits : public ::testing::TestWithParam<GoldenCase> {
     checkpoint_.reset();  // the model must not need it any more
   }
 
-  // The layers l of hidden_<l>.<prompt>, ascending.
-  std::vector<int32_t> TapsOf(int prompt) const {
-    std::vector<int32_t> taps;
-    const std::string suffix = fmt::format(".{}", prompt);
-    for (const std::string& name : expected_->Names()) {
-      if (name.starts_with("hidden_") && name.ends_with(suffix)) taps.push_back(std::stoi(name.substr(7)));
-    }
-    std::sort(taps.begin(), taps.end());
-    return taps;
-  }
-
   void CheckPrompt(int prompt, int chunk) {
     const std::string suffix = fmt::format(".{}", prompt);
     const std::vector<int32_t> ids = expected_->Ints("input_ids" + suffix);
-    const std::vector<int32_t> taps = TapsOf(prompt);
+    const std::vector<int32_t> taps = TapsOf(*expected_, prompt);
     ModelDriver::Sequence sequence;
     const ModelDriver::Result result =
         driver_->Run(sequence, ids, std::min<int>(chunk, 128), /*with_logits=*/true, taps);
@@ -100,7 +66,7 @@ TEST_P(GoldenLogits, LogitsAndTapsMatchInOneGoInChunksAndTokenByToken) {
   int prompt = 0;
   for (; expected_->Has(fmt::format("input_ids.{}", prompt)); ++prompt) {
     if (std::filesystem::is_directory(GetParam().model)) {
-      EXPECT_FALSE(TapsOf(prompt).empty());
+      EXPECT_FALSE(TapsOf(*expected_, prompt).empty());
     }
     for (const int chunk : {1 << 20, 16, 3, 1}) CheckPrompt(prompt, chunk);
   }

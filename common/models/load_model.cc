@@ -1,8 +1,12 @@
 #include <algorithm>
 
 #include "common/base/status.h"
+#include "common/models/cuda_devices.h"
 #include "common/models/decoder.h"
 #include "common/models/model.h"
+#ifdef TANDEM_HAS_CUDA
+#include "common/models/cuda/device_decoder.h"
+#endif
 
 namespace tandem::models {
 namespace {
@@ -31,6 +35,13 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const formats::Checkpoint& chec
   resolved.max_logits_rows = std::min(options.max_logits_rows, options.max_step_tokens);
   resolved.max_taps = static_cast<int>(std::min<int64_t>(options.max_taps, config.num_layers + 1));
   if (resolved.max_positions == 0) resolved.max_positions = static_cast<int>(config.max_position);
+  if (resolved.cuda_device.has_value()) {
+#ifdef TANDEM_HAS_CUDA
+    return cuda::LoadDeviceModel(checkpoint, resolved, pool);
+#else
+    return CudaDevices().status();
+#endif
+  }
   return Decoder::Create(checkpoint, resolved, pool);
 }
 

@@ -3,6 +3,7 @@
 
 #include "common/formats/model_tensors.h"
 #include "common/formats/test_files.h"
+#include "common/models/cuda_devices.h"
 #include "common/models/model.h"
 #include "common/models/model_driver.h"
 
@@ -81,6 +82,16 @@ TEST_F(LoadModelTest, NamesWhatItsResultsDependOn) {
   EXPECT_EQ(
       id_with({.weight_type = kernels::WeightType::kBF16, .activation_type = kernels::ActivationType::kBF16}),
       "cpu-1/bf16/bf16/bf16");
+}
+
+TEST_F(LoadModelTest, RefusesADeviceThatIsNotThereAndSaysWhatIsMissing) {
+  // There may be one, but not a thousand of them.
+  const absl::Status status =
+      StatusWith({.activation_type = kernels::ActivationType::kBF16, .cuda_device = 1000});
+  EXPECT_FALSE(status.ok());
+  const absl::StatusOr<std::vector<std::string>> devices = CudaDevices();
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr(devices.ok() ? "cuda:1000" : devices.status().message()));
 }
 
 TEST_F(LoadModelTest, CountsThePackedBytes) {

@@ -1,7 +1,7 @@
 // A target model on one device: what the step loop asks of it.
 //
 //   ASSIGN_OR_RETURN(auto model, LoadModel(*checkpoint, options, pool));
-//   ASSIGN_OR_RETURN(auto kv, kernels::KvCache::Create(model->kv_layout(), num_blocks));
+//   ASSIGN_OR_RETURN(auto kv, model->CreateKvCache(num_blocks));
 //   model->Forward(batch, *kv, outputs);
 //
 // One thread calls Forward at a time. Forward does not allocate: work areas are sized by ModelOptions at
@@ -37,6 +37,10 @@ struct ModelOptions {
   // Highest position + 1 that Forward accepts; 0 = the model's own context, which is also the limit. Sizes
   // the rotary tables.
   int max_positions = 0;
+  // The CUDA device that computes; absent = the CPU.
+  std::optional<int> cuda_device = std::nullopt;
+  // CUDA: what a row gets does not depend on the batch, which the CPU always holds to. Slower.
+  bool deterministic = false;
 };
 
 inline constexpr int kMaxStepTokens = 65536;
@@ -73,9 +77,17 @@ class Model {
   virtual std::string NumericsId() const = 0;
   virtual int64_t WeightBytes() const = 0;  // packed, in memory
 
+  // A cache of kv_layout() where the model computes. kResourceExhausted with the sizes.
+  virtual absl::StatusOr<std::unique_ptr<kernels::KvCache>> CreateKvCache(int num_blocks) const {
+    return kernels::KvCache::Create(kv_layout(), num_blocks);
+  }
+  // Free bytes of the memory that such a cache lies in, if that is not the host's.
+  virtual std::optional<int64_t> FreeDeviceBytes() const { return std::nullopt; }
+
   // Computes K and V of every row into `cache` and fills `outputs`. What a row gets depends on nothing but
   // its own sequence's tokens, bit for bit. A batch against the rules above or beyond options() ends the
-  // process (TANDEM_CHECK).
+  // process (TANDEM_CHECK). On a CUDA device without options().deterministic bits may differ with the size of
+  // the batch.
   virtual void Forward(const Batch& batch, kernels::KvCache& cache, Outputs& outputs) = 0;
 
   // Filled by Forward once it is enabled.
@@ -87,7 +99,9 @@ class Model {
 
 // Packs the checkpoint's weights. Borrows `pool`, which must outlive the model; copies what it needs of the
 // checkpoint, which may be closed after. kInvalidArgument names the option or tensor that is out of range,
-// kUnimplemented a shape the kernels cannot do, kResourceExhausted memory that cannot be had.
+// kUnimplemented a shape or a type that the kernels of the device cannot do or a device that the build is
+// not made for, kFailedPrecondition why the device is not there, kResourceExhausted memory that cannot be
+// had.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const formats::Checkpoint& checkpoint,
                                                  const ModelOptions& options, ThreadPool& pool);
 

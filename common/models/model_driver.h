@@ -41,7 +41,7 @@ class ModelDriver {
   };
 
   ModelDriver(Model& model, int num_blocks) : model_(model) {
-    auto cache = kernels::KvCache::Create(model.kv_layout(), num_blocks);
+    auto cache = model.CreateKvCache(num_blocks);
     if (!cache.ok()) {
       ADD_FAILURE() << cache.status();
       std::abort();

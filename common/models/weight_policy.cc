@@ -17,6 +17,12 @@ WeightChoice ChooseWeightType(formats::DType dtype, std::optional<WeightType> as
   return {lossless};
 }
 
+WeightChoice ChooseDeviceWeightType(formats::DType dtype, std::optional<WeightType> asked) {
+  if (asked.has_value()) return {*asked};
+  if (dtype == formats::DType::kF32) return {WeightType::kF32};
+  return {WeightType::kBF16, /*rounded=*/dtype != formats::DType::kBF16};
+}
+
 std::string WeightTypeSet::Name() const {
   std::string name;
   // The enumeration runs from the widest type to the narrowest.

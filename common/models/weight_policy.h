@@ -27,6 +27,10 @@ struct WeightChoice {
 WeightChoice ChooseWeightType(formats::DType dtype, std::optional<kernels::WeightType> asked,
                               kernels::ActivationType activations);
 
+// Of a CUDA device, which has f32 and bf16: `asked` wins; else F32 tensors stay, and everything else is bf16,
+// which rounds all but BF16.
+WeightChoice ChooseDeviceWeightType(formats::DType dtype, std::optional<kernels::WeightType> asked);
+
 // Collects what was chosen for a model's tensors: "q4+int8", "q4+~int8" ("~" = rounded), narrowest first.
 class WeightTypeSet {
  public:

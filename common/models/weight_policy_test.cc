@@ -33,6 +33,15 @@ TEST(ChooseWeightType, RoundsKTypesToInt8OnlyWithInt8Activations) {
   }
 }
 
+TEST(ChooseDeviceWeightType, KeepsF32AndHoldsTheRestInBF16) {
+  EXPECT_EQ(ChooseDeviceWeightType(DType::kF32, {}), WeightChoice{WeightType::kF32});
+  EXPECT_EQ(ChooseDeviceWeightType(DType::kBF16, {}), WeightChoice{WeightType::kBF16});
+  for (const DType dtype : {DType::kF16, DType::kQ4_1, DType::kQ8_0, DType::kQ6_K}) {
+    EXPECT_EQ(ChooseDeviceWeightType(dtype, {}), (WeightChoice{WeightType::kBF16, true}));
+    EXPECT_EQ(ChooseDeviceWeightType(dtype, WeightType::kF32), WeightChoice{WeightType::kF32});
+  }
+}
+
 TEST(WeightTypeSet, NamesEachTypeOnceNarrowestFirst) {
   WeightTypeSet types;
   EXPECT_EQ(types.Name(), "");

@@ -46,18 +46,18 @@ absl::Status CheckIds(const char* field, const std::vector<int32_t>& ids, int64_
 absl::StatusOr<std::unique_ptr<CaptureEngine>> CaptureEngine::Create(const CaptureOptions& options,
                                                                      models::Model& model) {
   TANDEM_CHECK(options.max_texts >= 1 && options.prefill_chunk >= 1);
-  const kernels::KvLayout layout = model.kv_layout();
-  int64_t available = 0;
+  KvMemoryOffer offer;
   if (options.kv_bytes == 0) {
-    ASSIGN_OR_RETURN(available, AvailableMemoryBytes());
+    ASSIGN_OR_RETURN(offer, OfferKvMemory(model));
   }
   const int64_t context = model.options().max_positions;
   ASSIGN_OR_RETURN(const int32_t blocks, NumKvBlocks({.kv_bytes = options.kv_bytes,
-                                                      .block_bytes = layout.block_bytes,
+                                                      .block_bytes = model.kv_layout().block_bytes,
                                                       .max_sequences = options.max_texts,
-                                                      .context = context},
-                                                     available));
-  ASSIGN_OR_RETURN(auto cache, kernels::KvCache::Create(layout, blocks));
+                                                      .context = context,
+                                                      .default_share = offer.share},
+                                                     offer.available_bytes));
+  ASSIGN_OR_RETURN(auto cache, model.CreateKvCache(blocks));
   const int64_t longest = std::min(context, int64_t{blocks} * kernels::kKvBlockPositions);
   return std::unique_ptr<CaptureEngine>(
       new CaptureEngine(options, model, std::move(cache), static_cast<int32_t>(longest)));

@@ -78,6 +78,11 @@ TEST(NumKvBlocksTest, TheDefaultIsAQuarterOfWhatIsAvailable) {
   EXPECT_EQ(NumKvBlocks({.block_bytes = 1000, .max_sequences = 64, .context = 4096}, 400'000).value(), 100);
 }
 
+TEST(NumKvBlocksTest, TheDefaultIsTheShareAskedFor) {
+  const KvDemand demand = {.block_bytes = 1000, .max_sequences = 64, .context = 4096, .default_share = 0.9};
+  EXPECT_EQ(NumKvBlocks(demand, 400'000).value(), 360);
+}
+
 TEST(NumKvBlocksTest, TheDefaultTakesNoMoreThanFullSequencesNeed) {
   // 33 positions are three blocks, one more for drafts behind the last; two such sequences.
   EXPECT_EQ(kernels::kKvBlockPositions, 16);

@@ -49,18 +49,18 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   RETURN_IF_ERROR(ValidateOptions(options, model.options()));
   EngineOptions resolved = options;
   resolved.max_step_tokens = std::min(options.max_step_tokens, model.options().max_step_tokens);
-  int64_t available = 0;
+  KvMemoryOffer offer;
   if (options.kv_bytes == 0) {
-    ASSIGN_OR_RETURN(available, AvailableMemoryBytes());
+    ASSIGN_OR_RETURN(offer, OfferKvMemory(model));
   }
-  kernels::KvLayout layout = model.kv_layout();
   const int64_t context = model.options().max_positions;
   const bool speculates = options.speculation.num_drafters > 0;
   const auto row_width = static_cast<int32_t>(model.config().hidden_size);
-  int64_t block_bytes = layout.block_bytes;
+  int64_t block_bytes = model.kv_layout().block_bytes;
   if (speculates) block_bytes += RowStore::BlockBytes(options.speculation.row_type, row_width);
   ASSIGN_OR_RETURN(const int32_t num_blocks,
-                   NumKvBlocks({options.kv_bytes, block_bytes, options.max_sequences, context}, available));
+                   NumKvBlocks({options.kv_bytes, block_bytes, options.max_sequences, context, offer.share},
+                               offer.available_bytes));
   resolved.kv_bytes = num_blocks * block_bytes;
   const int64_t max_model_len =
       std::min<int64_t>(context, int64_t{num_blocks} * kBlock - options.max_draft_tokens - 1);
@@ -68,7 +68,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
     return ResourceExhausted("kv-bytes: {} blocks of {} positions hold no sequence beside {} drafts",
                              num_blocks, kBlock, options.max_draft_tokens);
   }
-  ASSIGN_OR_RETURN(auto kv, kernels::KvCache::Create(std::move(layout), num_blocks));
+  ASSIGN_OR_RETURN(auto kv, model.CreateKvCache(num_blocks));
   std::unique_ptr<HiddenRows> rows;
   if (speculates) {
     ASSIGN_OR_RETURN(auto store, RowStore::Create(options.speculation.row_type, row_width, num_blocks));
