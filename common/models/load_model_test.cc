@@ -89,9 +89,10 @@ TEST_F(LoadModelTest, RefusesADeviceThatIsNotThereAndSaysWhatIsMissing) {
   const absl::Status status =
       StatusWith({.activation_type = kernels::ActivationType::kBF16, .cuda_device = 1000});
   EXPECT_FALSE(status.ok());
-  const absl::StatusOr<std::vector<std::string>> devices = CudaDevices();
-  EXPECT_THAT(std::string(status.message()),
-              HasSubstr(devices.ok() ? "cuda:1000" : devices.status().message()));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no CUDA device"));
+  if (const auto devices = CudaDevices(); !devices.ok()) {
+    EXPECT_EQ(status, devices.status());
+  }
 }
 
 TEST_F(LoadModelTest, CountsThePackedBytes) {

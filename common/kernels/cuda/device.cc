@@ -57,7 +57,7 @@ absl::StatusOr<std::vector<DeviceFacts>> Device::List() {
 absl::StatusOr<std::unique_ptr<Device>> Device::Open(int index) {
   ASSIGN_OR_RETURN(const int count, CountDevices());
   if (index < 0 || index >= count) {
-    return FailedPrecondition("cuda:{}: there is no such device, only cuda:0 to cuda:{}", index, count - 1);
+    return FailedPrecondition("no CUDA device {}, only 0 to {}", index, count - 1);
   }
   std::unique_ptr<Device> device(new Device());
   device->index_ = index;

@@ -236,6 +236,12 @@ TEST_F(GemmKernels, ThePlainKernelIsTheReferenceBitByBitForAnyTokens) {
 }
 
 #ifndef TANDEM_CUDA_EMULATED
+TEST(Library, HasAllThatIsUsedOfIt) {  // which needs no device
+  const absl::Status status = LibraryGemm::Open();
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_TRUE(LibraryGemm::Version().starts_with("cublaslt-")) << LibraryGemm::Version();
+}
+
 TEST_F(GemmKernels, TheLibraryIsCloseToTheReference) {
   // Two sums of `cols` exact or once rounded products in f32, in unknown orders: each within cols * 2^-24 of
   // the sum of magnitudes, and one rounding a product.

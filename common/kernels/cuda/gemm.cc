@@ -25,11 +25,8 @@ absl::StatusOr<DeviceActivations> DeviceActivations::Create(int max_tokens, int 
 
 void Gemm(const DeviceActivations& x, const DeviceMatrix& w, float* y, LibraryGemm* library, Device& device) {
   TANDEM_CHECK(x.cols() == w.cols());
-  if (library != nullptr && LibraryGemm::Takes(x, w)) {
-    library->Run(x, w, y);
-  } else {
-    PlainGemm(x, w, y, device);
-  }
+  if (library != nullptr && LibraryGemm::Takes(x, w) && library->Run(x, w, y)) return;
+  PlainGemm(x, w, y, device);
 }
 
 }  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE

@@ -50,14 +50,17 @@ class DeviceActivations {
 // cuBLASLt, with what it has chosen so far.
 class LibraryGemm {
  public:
-  // kFailedPrecondition if the library does not start.
+  // Finds the library and what is used of it, once a process; kFailedPrecondition says what is missing.
+  static absl::Status Open();
+  // Opens it, too. kFailedPrecondition if the library does not start.
   static absl::StatusOr<std::unique_ptr<LibraryGemm>> Create(Device& device);
   ~LibraryGemm();
-  static std::string Version();  // "cublaslt-130000"
+  static std::string Version();  // "cublaslt-130000"; after Open
 
   // Products of equal types only: f32 weights, or bf16 weights with bf16 activations.
   static bool Takes(const DeviceActivations& x, const DeviceMatrix& w);
-  void Run(const DeviceActivations& x, const DeviceMatrix& w, float* y);
+  // False, with nothing done, if the library has no algorithm for the shape.
+  bool Run(const DeviceActivations& x, const DeviceMatrix& w, float* y);
 
  private:
   struct Plan;

@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -94,7 +95,7 @@ void Set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttribut
 struct LibraryGemm::Plan {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
-  cublasLtMatmulAlgo_t algorithm;
+  std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: the library cannot do it
 
   ~Plan() {
     if (y != nullptr) Lt().MatrixLayoutDestroy(y);
@@ -112,7 +113,7 @@ LibraryGemm::~LibraryGemm() {
 }
 
 absl::StatusOr<std::unique_ptr<LibraryGemm>> LibraryGemm::Create(Device& device) {
-  RETURN_IF_ERROR(OpenedApi().status());
+  RETURN_IF_ERROR(Open());
   device.Use();
   std::unique_ptr<LibraryGemm> library(new LibraryGemm(device));
   cublasLtHandle_t handle = nullptr;
@@ -124,6 +125,8 @@ absl::StatusOr<std::unique_ptr<LibraryGemm>> LibraryGemm::Create(Device& device)
   ASSIGN_OR_RETURN(library->workspace_, device.Allocate(kWorkspaceBytes));
   return library;
 }
+
+absl::Status LibraryGemm::Open() { return OpenedApi().status(); }
 
 std::string LibraryGemm::Version() { return fmt::format("cublaslt-{}", Lt().GetVersion()); }
 
@@ -151,25 +154,28 @@ const LibraryGemm::Plan& LibraryGemm::PlanFor(const DeviceMatrix& w, int bucket)
   Set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<size_t>(kWorkspaceBytes));
   cublasLtMatmulHeuristicResult_t best = {};
   int found = 0;
-  Check(Lt().MatmulAlgoGetHeuristic(static_cast<cublasLtHandle_t>(handle_), plan->operation, plan->w, plan->x,
-                                    plan->y, plan->y, preference, 1, &best, &found),
-        "choosing an algorithm");
+  const cublasStatus_t status =
+      Lt().MatmulAlgoGetHeuristic(static_cast<cublasLtHandle_t>(handle_), plan->operation, plan->w, plan->x,
+                                  plan->y, plan->y, preference, 1, &best, &found);
   Lt().MatmulPreferenceDestroy(preference);
-  if (found == 0) Check(CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm for a product");
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || found == 0) return *plan;
+  Check(status, "choosing an algorithm");
   plan->algorithm = best.algo;
   return *plan;
 }
 
-void LibraryGemm::Run(const DeviceActivations& x, const DeviceMatrix& w, float* y) {
+bool LibraryGemm::Run(const DeviceActivations& x, const DeviceMatrix& w, float* y) {
   const Plan& plan = PlanFor(w, BucketTokens(x.tokens()));
+  if (!plan.algorithm.has_value()) return false;
   const float one = 1.0f, zero = 0.0f;
   const bool is_f32 = w.type() == WeightType::kF32;
   const void* const weights = is_f32 ? static_cast<const void*>(w.f32()) : w.bf16();
   const void* const inputs = is_f32 ? static_cast<const void*>(x.f32()) : x.bf16();
   Check(Lt().Matmul(static_cast<cublasLtHandle_t>(handle_), plan.operation, &one, weights, plan.w, inputs,
-                    plan.x, &zero, y, plan.y, y, plan.y, &plan.algorithm, workspace_.data(), kWorkspaceBytes,
+                    plan.x, &zero, y, plan.y, y, plan.y, &*plan.algorithm, workspace_.data(), kWorkspaceBytes,
                     device_.stream()),
         "a product");
+  return true;
 }
 
 }  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE

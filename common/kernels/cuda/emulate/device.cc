@@ -35,7 +35,7 @@ DeviceBuffer::~DeviceBuffer() {
 absl::StatusOr<std::vector<DeviceFacts>> Device::List() { return std::vector<DeviceFacts>{kFacts}; }
 
 absl::StatusOr<std::unique_ptr<Device>> Device::Open(int index) {
-  if (index != 0) return FailedPrecondition("cuda:{}: there is no such device, only cuda:0", index);
+  if (index != 0) return FailedPrecondition("no CUDA device {}, only 0", index);
   std::unique_ptr<Device> device(new Device());
   device->facts_ = kFacts;
   return device;

@@ -9,13 +9,14 @@ struct LibraryGemm::Plan {};
 LibraryGemm::LibraryGemm(Device& device) : device_(device) {}
 LibraryGemm::~LibraryGemm() = default;
 
-absl::StatusOr<std::unique_ptr<LibraryGemm>> LibraryGemm::Create(Device&) {
+absl::Status LibraryGemm::Open() {
   return FailedPrecondition("the emulated device has no cuBLASLt, only deterministic products");
 }
+absl::StatusOr<std::unique_ptr<LibraryGemm>> LibraryGemm::Create(Device&) { return Open(); }
 
 std::string LibraryGemm::Version() { return "none"; }
 bool LibraryGemm::Takes(const DeviceActivations&, const DeviceMatrix&) { return false; }
 const LibraryGemm::Plan& LibraryGemm::PlanFor(const DeviceMatrix&, int) { TANDEM_CHECK(false); }
-void LibraryGemm::Run(const DeviceActivations&, const DeviceMatrix&, float*) { TANDEM_CHECK(false); }
+bool LibraryGemm::Run(const DeviceActivations&, const DeviceMatrix&, float*) { TANDEM_CHECK(false); }
 
 }  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
