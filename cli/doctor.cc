@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "cli/child_process.h"
@@ -19,6 +20,7 @@
 #include "common/base/status.h"
 #include "common/formats/checkpoint.h"
 #include "common/kernels/dispatch.h"
+#include "common/models/cuda_devices.h"
 
 namespace tandem::cli {
 namespace {
@@ -74,6 +76,24 @@ void CheckProcessor(Findings& findings) {
     findings.Problem(what, "no AVX2 (x86) or NEON (Arm): it runs, many times slower; use a newer processor");
   } else {
     findings.Fine(what);
+  }
+}
+
+void CheckBackends(Findings& findings) {
+  const absl::StatusOr<std::vector<std::string>> devices = models::CudaDevices();
+  if (absl::IsUnimplemented(devices.status())) {
+    findings.Fine("backends: cpu; cuda is not in this build (cmake --preset cuda builds it, with nvcc)");
+    return;
+  }
+  constexpr char kNeverRun[] =
+      "the CUDA backend has never been run on a device: it is compiled, and tested emulated";
+  findings.Fine("backends: cpu, cuda");
+  if (!devices.ok()) {
+    findings.Note(fmt::format("cuda: {}", std::string(devices.status().message())), kNeverRun);
+    return;
+  }
+  for (const std::string& device : *devices) {
+    findings.Note(device, fmt::format("{}; try it with --set verifier.device=cuda:0", kNeverRun));
   }
 }
 
@@ -167,7 +187,8 @@ int DoctorMain(int argc, const char* const* argv) {
   Address address{"127.0.0.1", 8011, ""};
   OptionParser parser(
       kProgram,
-      "Checks processor, memory, model, programs and ports, and says what to do about each problem. With "
+      "Checks processor, backends, memory, model, programs and ports, and says what to do about each "
+      "problem. With "
       "--probe it asks one process for its health instead: exit 0 if SERVING, for exec probes.");
   parser.AddString("model", &model, "the model to check: a file, a directory or a name");
   parser.AddChoice("probe", &probe, {"", "liveness", "readiness"},
@@ -183,6 +204,7 @@ int DoctorMain(int argc, const char* const* argv) {
   }
   Findings findings;
   CheckProcessor(findings);
+  CheckBackends(findings);
   CheckMemory(findings, CheckModel(findings, model));
   CheckPrograms(findings);
   CheckDescriptors(findings);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "common/base/model_store.h"
 #include "common/base/status.h"
@@ -17,6 +18,7 @@ constexpr int64_t kMaxKvBytes = int64_t{1} << 44;
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxSequences = 4096;
 constexpr int kMaxModelLen = 1 << 24;
+constexpr int kMaxCudaDevice = 255;
 
 }  // namespace
 
@@ -32,13 +34,19 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
   parser.AddAddress("listen", &options->listen, "gRPC address for gateways; port 0: any free one");
   parser.AddAddress("metrics", &options->metrics, "HTTP address of /metrics; port 0: any free one");
   parser.AddFlag("insecure", &options->insecure, "Allow --listen beyond this machine, without TLS");
-  parser.AddChoice("device", &options->device, {"cpu"}, "What computes");
+  parser.AddString(
+      "device", &options->device,
+      "What computes the model: cpu, or cuda:N (cuda is cuda:0), where the build has that backend");
+  parser.AddFlag(
+      "deterministic", &options->deterministic,
+      "On CUDA: the text does not depend on what shares a step, as it never does on the CPU; slower");
   parser.AddInteger("threads", &options->threads, 0, kMaxThreads,
                     "Threads of a step; 0: one per CPU that the process may use");
   parser.AddChoice("dtype", &options->dtype, {"auto", "f32", "bf16", "int8", "q4"},
                    "How weights are held; auto: what the file holds, without loss");
-  parser.AddChoice("activations", &options->activations, {"f32", "bf16", "int8"},
-                   "What inputs of matrix products are rounded to");
+  parser.AddChoice("activations", &options->activations, {"auto", "f32", "bf16", "int8"},
+                   "What inputs of matrix products are rounded to; auto: int8 on the CPU, bf16 on CUDA, "
+                   "which has no int8");
   parser.AddChoice("kv-dtype", &options->kv_dtype, {"f32", "bf16"}, "Type of the KV cache");
   parser.AddBytes("kv-bytes", &options->kv_bytes, 0, kMaxKvBytes,
                   "Memory of the KV cache; 0: a quarter of what is free at start");
@@ -107,8 +115,29 @@ absl::StatusOr<std::vector<double>> ParseSyntheticAcceptance(const std::string& 
   return probabilities;
 }
 
+// "cpu": none; "cuda" or "cuda:N".
+absl::StatusOr<std::optional<int>> ParseDevice(const std::string& device) {
+  constexpr std::string_view kCuda = "cuda";
+  if (device == "cpu") return std::nullopt;
+  if (device == kCuda) return 0;
+  int index = -1;
+  if (!device.starts_with("cuda:") || !absl::SimpleAtoi(device.substr(kCuda.size() + 1), &index) ||
+      index < 0 || index > kMaxCudaDevice || device != fmt::format("cuda:{}", index)) {
+    return InvalidArgument("--device must be cpu, cuda or cuda:N with N from 0 to {}, got {}", kMaxCudaDevice,
+                           device);
+  }
+  return index;
+}
+
 absl::Status CheckVerifierOptions(const VerifierOptions& options) {
   if (options.model.empty()) return InvalidArgument("--model is required");
+  ASSIGN_OR_RETURN(const std::optional<int> cuda_device, ParseDevice(options.device));
+  if (cuda_device.has_value() && options.profile) {
+    return InvalidArgument("--profile times stages on the CPU, not with --device={}", options.device);
+  }
+  if (cuda_device.has_value() && ScriptedModelOf(options.model)) {
+    return InvalidArgument("--model=scripted computes nothing, not with --device={}", options.device);
+  }
   RETURN_IF_ERROR(formats::CheckDigestOption(options.model_sha256));
   if (options.max_num_seqs > options.max_step_tokens) {
     return InvalidArgument(
@@ -149,7 +178,13 @@ int NumThreads(const VerifierOptions& options) {
 models::ModelOptions ToModelOptions(const VerifierOptions& options) {
   models::ModelOptions model;
   if (options.dtype != "auto") model.weight_type = kernels::ParseWeightType(options.dtype);
-  model.activation_type = *kernels::ParseActivationType(options.activations);
+  model.cuda_device = *ParseDevice(options.device);
+  model.deterministic = options.deterministic;
+  if (options.activations != "auto") {
+    model.activation_type = *kernels::ParseActivationType(options.activations);
+  } else if (model.cuda_device.has_value()) {
+    model.activation_type = kernels::ActivationType::kBF16;
+  }
   model.kv_type = *kernels::ParseKvType(options.kv_dtype);
   model.max_step_tokens = options.max_step_tokens;
   model.max_logits_rows = options.max_step_tokens;

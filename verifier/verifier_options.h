@@ -23,9 +23,10 @@ struct VerifierOptions {
   bool insecure = false;
 
   std::string device = "cpu";
+  bool deterministic = false;
   int threads = 0;  // of a step; 0 = all that the process may use
   std::string dtype = "auto";
-  std::string activations = "int8";
+  std::string activations = "auto";
   std::string kv_dtype = "bf16";
   int64_t kv_bytes = 0;
   bool prefix_cache = true;

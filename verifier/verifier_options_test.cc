@@ -76,6 +76,30 @@ TEST(VerifierOptions, TogetherTheyMustMakeSense) {
   EXPECT_TRUE(CheckVerifierOptions(options).ok());
 }
 
+TEST(VerifierOptions, TheDeviceIsTheCpuOrANumberOfCuda) {
+  VerifierOptions options;
+  options.model = "m";
+  EXPECT_EQ(ToModelOptions(options).cuda_device, std::nullopt);
+  EXPECT_EQ(ToModelOptions(options).activation_type, kernels::ActivationType::kInt8);
+  for (const auto& [text, index] : {std::pair{"cuda", 0}, {"cuda:0", 0}, {"cuda:3", 3}}) {
+    options.device = text;
+    EXPECT_TRUE(CheckVerifierOptions(options).ok()) << text;
+    EXPECT_EQ(ToModelOptions(options).cuda_device, index);
+    EXPECT_EQ(ToModelOptions(options).activation_type, kernels::ActivationType::kBF16);
+  }
+  for (const char* text : {"", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:256", "cuda:01", "cuda: 1",
+                           "cuda:1 ", "cuda:99999999999", "cpu:0"}) {
+    options.device = text;
+    EXPECT_THAT(CheckVerifierOptions(options).message(), HasSubstr("--device must be cpu, cuda or cuda:N"));
+  }
+  options.device = "cuda:0";
+  options.profile = true;
+  EXPECT_THAT(CheckVerifierOptions(options).message(), HasSubstr("not with --device=cuda:0"));
+  options.profile = false;
+  options.model = "scripted:m";
+  EXPECT_THAT(CheckVerifierOptions(options).message(), HasSubstr("not with --device=cuda:0"));
+}
+
 TEST(VerifierOptions, AScriptedModelTakesItsTextFromARealOne) {
   EXPECT_EQ(ScriptedModelOf("scripted"), kDefaultModel);
   EXPECT_EQ(ScriptedModelOf("scripted:dir/model.gguf"), "dir/model.gguf");
@@ -88,11 +112,11 @@ TEST(VerifierOptions, HelpIsComplete) {
   std::string help;
   EXPECT_EQ(Parse({"--help"}, &options, &help), 0);
   for (const char* flag :
-       {"--model",         "--listen",          "--metrics",      "--device",        "--threads",
-        "--dtype",         "--activations",     "--kv-dtype",     "--kv-bytes",      "--prefix-cache",
-        "--prefill-chunk", "--max-step-tokens", "--max-num-seqs", "--max-model-len", "--drain-delay",
-        "--drain-timeout", "--log-format",      "--log-level",    "--config",        "--check-config",
-        "--version"}) {
+       {"--model",         "--listen",        "--metrics",         "--device",       "--threads",
+        "--dtype",         "--activations",   "--kv-dtype",        "--kv-bytes",     "--prefix-cache",
+        "--deterministic", "--prefill-chunk", "--max-step-tokens", "--max-num-seqs", "--max-model-len",
+        "--drain-delay",   "--drain-timeout", "--log-format",      "--log-level",    "--config",
+        "--check-config",  "--version"}) {
     EXPECT_THAT(help, HasSubstr(flag));
   }
 }
