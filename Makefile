@@ -94,7 +94,7 @@ bench-load: build
 
 BASE ?= HEAD
 check: $(BUILD)/build.ninja deps-check
-	git ls-files '*.cc' '*.h' | xargs clang-format --dry-run --Werror
+	git ls-files '*.cc' '*.cu' '*.h' | xargs clang-format --dry-run --Werror
 	tests/tidy.sh $(BUILD) $(BASE)
 	tests/deploy/lint.sh $(BUILD)/check-python
 
@@ -103,7 +103,7 @@ image: deps deps-image
 	tests/deploy/image.sh build/image $(IMAGE_BASE)
 
 format: deps-check
-	git ls-files '*.cc' '*.h' | xargs clang-format -i
+	git ls-files '*.cc' '*.cu' '*.h' | xargs clang-format -i
 
 clean:
 	rm -rf build

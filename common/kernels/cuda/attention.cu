@@ -3,7 +3,8 @@
 #include "common/kernels/cuda/attention.h"
 #include "common/kernels/cuda/device_math.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 constexpr int kSpan = kAttentionSpan, kTile = kKvBlockPositions;
@@ -324,4 +325,5 @@ void Attention(const float* q, int64_t q_stride, int layer, const StepTables& st
          0, task);
 }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -14,7 +14,8 @@
 #include "common/kernels/attention.h"
 #include "common/kernels/cuda/device.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 inline constexpr int kMaxDeviceHeadDim = 256;
 
@@ -78,4 +79,5 @@ void Attention(const float* q, int64_t q_stride, int layer, const StepTables& st
                float scale, float* out, int64_t out_stride, int32_t window, std::span<float> partials,
                Device& device);
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -6,7 +6,8 @@
 
 #include "common/base/status.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 // What cannot be mended (device.h).
@@ -119,4 +120,5 @@ void Device::Fill(void* to, uint8_t value, int64_t bytes) {
 void Device::Synchronize() { Check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 void Device::CheckLaunch() { Check(cudaGetLastError(), "launching a kernel"); }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

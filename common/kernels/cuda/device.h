@@ -29,7 +29,8 @@
 
 struct CUstream_st;  // the driver's; cudaStream_t points to it
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 // cudaMalloc'ed, aligned to 256 bytes. Not initialised.
 class DeviceBuffer {
@@ -105,4 +106,5 @@ class Device {
   CUstream_st* stream_ = nullptr;
 };
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -16,7 +16,8 @@
 #include "common/kernels/gemm.h"
 #include "common/kernels/test_matrices.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 template <typename T>
@@ -453,4 +454,5 @@ TEST_F(AttentionKernels, ARowDoesNotDependOnWhatSharesTheStep) {
 }
 
 }  // namespace
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

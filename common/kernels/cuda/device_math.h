@@ -5,7 +5,8 @@
 #include "common/kernels/cpu/math_constants.h"
 #include "common/kernels/cuda/language.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 inline constexpr int kWarp = 32;
 
@@ -53,4 +54,5 @@ __device__ __forceinline__ float BlockSum(float value, float* sums) {
   return sum;
 }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -6,7 +6,8 @@
 #include "common/base/status.h"
 #include "common/kernels/half.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 constexpr int64_t kUploadBytes = 4 << 20;  // of one copy, about
@@ -38,4 +39,5 @@ absl::StatusOr<DeviceMatrix> DeviceMatrix::Create(const Matrix& packed, Device& 
   return m;
 }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -7,7 +7,8 @@
 #include "common/kernels/cuda/device.h"
 #include "common/kernels/matrix.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 class DeviceMatrix {
  public:
@@ -27,4 +28,5 @@ class DeviceMatrix {
   DeviceBuffer data_;
 };
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

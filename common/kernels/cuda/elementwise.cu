@@ -3,7 +3,8 @@
 #include "common/kernels/cuda/device_math.h"
 #include "common/kernels/cuda/elementwise.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 constexpr int kThreads = 256;
@@ -167,4 +168,5 @@ void GatherRows(const float* x, const int32_t* rows, int n, int dim, float* y, D
   Gather(x, rows, n, dim, y, device);
 }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -10,7 +10,8 @@
 #include "common/kernels/cuda/device.h"
 #include "common/kernels/cuda/device_matrix.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 // x, y [tokens, dim], w [dim]; y may be x.
 void RmsNorm(const float* x, const float* w, int dim, float eps, int tokens, float* y, Device& device);
@@ -34,4 +35,5 @@ void Rope(float* x, int64_t stride, const int32_t* positions, int tokens, int he
 // y[i, :] = x[rows[i], :]; x [.., dim], rows [n], y [n, dim].
 void GatherRows(const float* x, const int32_t* rows, int n, int dim, float* y, Device& device);
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

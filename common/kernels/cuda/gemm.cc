@@ -2,7 +2,8 @@
 
 #include "common/base/status.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 int BucketTokens(int tokens) {
   if (tokens > 64) return (tokens + 63) / 64 * 64;
@@ -29,4 +30,5 @@ void Gemm(const DeviceActivations& x, const DeviceMatrix& w, float* y, LibraryGe
   PlainGemm(x, w, y, device);
 }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -18,7 +18,8 @@
 #include "common/kernels/cuda/device_matrix.h"
 #include "common/kernels/types.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 // Tokens that the library's product computes for a step of so many. The inputs and outputs of Gemm have room
 // for these rows; what is in those beyond the step's is nobody's business.
@@ -82,4 +83,5 @@ void PlainGemm(const DeviceActivations& x, const DeviceMatrix& w, float* y, Devi
 // y [BucketTokens(tokens), w.rows()] f32. Without `library`, and for what it does not take, the plain kernel.
 void Gemm(const DeviceActivations& x, const DeviceMatrix& w, float* y, LibraryGemm* library, Device& device);
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -15,7 +15,8 @@
 #include "common/base/status.h"
 #include "common/kernels/cuda/gemm.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 // What NVIDIA advises for Hopper, and more than older devices ask for.
@@ -178,4 +179,5 @@ bool LibraryGemm::Run(const DeviceActivations& x, const DeviceMatrix& w, float* 
   return true;
 }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

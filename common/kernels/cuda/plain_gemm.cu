@@ -1,7 +1,8 @@
 #include "common/kernels/cuda/device_math.h"
 #include "common/kernels/cuda/gemm.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 // A block computes kTileTokens x kTileRows elements of y, kTileCols columns of x and w at a time; a thread
@@ -87,4 +88,5 @@ void PlainGemm(const DeviceActivations& x, const DeviceMatrix& w, float* y, Devi
   }
 }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

@@ -6,7 +6,8 @@
 #include "common/base/status.h"
 #include "common/kernels/cuda/attention.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 constexpr int kPairsPerGroup = 16;
@@ -70,4 +71,5 @@ void StepTables::Load(std::span<const SequenceRows> sequences, Device& device) {
   Upload(host_blocks_, blocks_, device);
 }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

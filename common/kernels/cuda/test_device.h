@@ -14,7 +14,8 @@
 #include "common/kernels/cuda/emulate/block.h"
 #endif
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 class DeviceTest : public testing::Test {
  protected:
@@ -64,4 +65,5 @@ class DeviceTest : public testing::Test {
   std::unique_ptr<Device> device_;
 };
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

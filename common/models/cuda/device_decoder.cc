@@ -8,7 +8,8 @@
 #include "common/models/decoder_batch.h"
 #include "common/models/rope_tables.h"
 
-namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::models::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 namespace device_kernels = kernels::cuda::TANDEM_CUDA_NAMESPACE;
@@ -291,4 +292,5 @@ void DeviceDecoder::Logits(const Batch& batch, Outputs& outputs) {
   device_->Download(host_logits_.data(), b.logits, host_logits_.size() * sizeof(float));
 }
 
-}  // namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::models::cuda

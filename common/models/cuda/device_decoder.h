@@ -16,7 +16,8 @@
 #include "common/models/cuda/device_weights.h"
 #include "common/models/model.h"
 
-namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::models::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 // LoadModel's, with resolved options and a device. kUnimplemented names what the backend does not do.
 absl::StatusOr<std::unique_ptr<Model>> LoadDeviceModel(const formats::Checkpoint& checkpoint,
@@ -99,4 +100,5 @@ class DeviceDecoder : public Model {
   std::vector<float> host_logits_, host_taps_;
 };
 
-}  // namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::models::cuda

@@ -11,7 +11,8 @@
 #include "common/models/golden_compare.h"
 #include "common/models/model_driver.h"
 
-namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::models::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 ModelOptions Exact() {
@@ -125,4 +126,5 @@ TEST(DeviceGoldenCases, Exist) {
 }
 
 }  // namespace
-}  // namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::models::cuda

@@ -4,7 +4,8 @@
 
 #include "common/base/status.h"
 
-namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::models::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 // Copies what is there and keeps count.
@@ -79,4 +80,5 @@ absl::StatusOr<DeviceWeights> DeviceWeights::Load(const formats::Checkpoint& che
   return weights;
 }
 
-}  // namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::models::cuda

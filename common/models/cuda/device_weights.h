@@ -12,7 +12,8 @@
 #include "common/models/decoder_weights.h"
 #include "common/models/model.h"
 
-namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::models::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 using kernels::cuda::TANDEM_CUDA_NAMESPACE::Device;
 using kernels::cuda::TANDEM_CUDA_NAMESPACE::DeviceBuffer;
@@ -61,4 +62,5 @@ struct DeviceWeights {
                                             const ModelOptions& options, ThreadPool& pool, Device& device);
 };
 
-}  // namespace tandem::models::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::models::cuda

@@ -8,7 +8,8 @@
 
 #include "common/base/status.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 namespace {
 
 constexpr int64_t kPage = 4096;
@@ -70,4 +71,5 @@ void Device::Fill(void* to, uint8_t value, int64_t bytes) { std::memset(to, valu
 void Device::Synchronize() {}
 void Device::CheckLaunch() {}
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda

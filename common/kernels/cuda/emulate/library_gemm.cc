@@ -2,7 +2,8 @@
 #include "common/base/status.h"
 #include "common/kernels/cuda/gemm.h"
 
-namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE {
+namespace tandem::kernels::cuda {
+inline namespace TANDEM_CUDA_NAMESPACE {
 
 struct LibraryGemm::Plan {};
 
@@ -19,4 +20,5 @@ bool LibraryGemm::Takes(const DeviceActivations&, const DeviceMatrix&) { return 
 const LibraryGemm::Plan& LibraryGemm::PlanFor(const DeviceMatrix&, int) { TANDEM_CHECK(false); }
 bool LibraryGemm::Run(const DeviceActivations&, const DeviceMatrix&, float*) { TANDEM_CHECK(false); }
 
-}  // namespace tandem::kernels::cuda::inline TANDEM_CUDA_NAMESPACE
+}  // namespace TANDEM_CUDA_NAMESPACE
+}  // namespace tandem::kernels::cuda
