@@ -8,9 +8,8 @@
 
 namespace tandem::drafter {
 
-FeedSocket::FeedSocket(std::unique_ptr<speculation::MessageSocket> socket,
-                       std::shared_ptr<DraftOutbox> outbox, const speculation::FeedBounds& bounds,
-                       std::function<void(absl::Status)> end)
+FeedSocket::FeedSocket(std::unique_ptr<rpc::MessageSocket> socket, std::shared_ptr<DraftOutbox> outbox,
+                       const speculation::FeedBounds& bounds, std::function<void(absl::Status)> end)
     : socket_(std::move(socket)), outbox_(std::move(outbox)), bounds_(bounds), end_(std::move(end)) {}
 
 bool FeedSocket::OnReady(std::vector<speculation::Feed>& feeds) {

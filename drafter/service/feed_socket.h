@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/speculation/message_socket.h"
+#include "common/rpc/message_socket.h"
 #include "common/speculation/wire/speculate_messages.h"
 #include "drafter/engine/draft_loop.h"
 #include "drafter/service/draft_outbox.h"
@@ -21,7 +21,7 @@ namespace tandem::drafter {
 class FeedSocket final : public FeedSource {
  public:
   // `end` is told why the stream cannot go on.
-  FeedSocket(std::unique_ptr<speculation::MessageSocket> socket, std::shared_ptr<DraftOutbox> outbox,
+  FeedSocket(std::unique_ptr<rpc::MessageSocket> socket, std::shared_ptr<DraftOutbox> outbox,
              const speculation::FeedBounds& bounds, std::function<void(absl::Status)> end);
 
   int fd() const override { return socket_->fd(); }
@@ -37,7 +37,7 @@ class FeedSocket final : public FeedSource {
   absl::Status SendAll();
   absl::Status ReceiveSome(std::vector<speculation::Feed>& feeds);
 
-  const std::unique_ptr<speculation::MessageSocket> socket_;
+  const std::unique_ptr<rpc::MessageSocket> socket_;
   const std::shared_ptr<DraftOutbox> outbox_;
   const speculation::FeedBounds bounds_;
   const std::function<void(absl::Status)> end_;

@@ -255,11 +255,10 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
 
   // A socket that cannot be reached is no fault of the stream either: feeds then stay in it.
   absl::Status HandleSocket(const v1::SocketOffer& message) {
-    absl::StatusOr<speculation::SocketAddress> address = speculation::ReadSocket(message);
+    absl::StatusOr<rpc::SocketAddress> address = speculation::ReadSocket(message);
     RETURN_IF_ERROR(Counted("socket", address.status()));
     socket_came_ = true;
-    absl::StatusOr<std::unique_ptr<speculation::MessageSocket>> socket =
-        speculation::MessageSocket::Connect(*address);
+    absl::StatusOr<std::unique_ptr<rpc::MessageSocket>> socket = rpc::MessageSocket::Connect(*address);
     if (socket.ok()) {
       UseSocket(*std::move(socket));
     } else {
@@ -272,7 +271,7 @@ class SpeculateStream final : public grpc::ServerBidiReactor<v1::SpeculateReques
   }
 
   // Feeds may come as soon as the verifier has our answer.
-  void UseSocket(std::unique_ptr<speculation::MessageSocket> socket) {
+  void UseSocket(std::unique_ptr<rpc::MessageSocket> socket) {
     feeds_came_ = true;
     inline_rows_ = ring_ == nullptr;
     outbox_->UseSocket();

@@ -73,8 +73,8 @@ class Peer {
     return stream_->Write(request);
   }
   // Offers a socket; null if the drafter has not connected.
-  std::unique_ptr<speculation::MessageSocket> OpenSocket() {
-    const auto listener = speculation::SocketListener::Create();
+  std::unique_ptr<rpc::MessageSocket> OpenSocket() {
+    const auto listener = rpc::SocketListener::Create();
     EXPECT_TRUE(listener.ok()) << listener.status();
     EXPECT_TRUE(SendSocket((*listener)->address()));
     if (!Read().socket().connected()) return nullptr;
@@ -82,7 +82,7 @@ class Peer {
     EXPECT_TRUE(socket.ok()) << socket.status();
     return socket.ok() ? *std::move(socket) : nullptr;
   }
-  bool SendSocket(const speculation::SocketAddress& address) {
+  bool SendSocket(const rpc::SocketAddress& address) {
     v1::SpeculateRequest request;
     speculation::FillSocket(address, *request.mutable_socket());
     return stream_->Write(request);
@@ -145,14 +145,14 @@ speculation::VerifierHello HelloWithSocket() {
   return hello;
 }
 
-void Send(speculation::MessageSocket& socket, const speculation::Feed& feed) {
+void Send(rpc::MessageSocket& socket, const speculation::Feed& feed) {
   v1::Feed message;
   speculation::FillFeed(feed, message);
   ASSERT_TRUE(socket.Send(message.SerializeAsString()).ok());
 }
 
 // The next batch, or what ended the socket.
-absl::StatusOr<v1::DraftBatch> ReadBatch(speculation::MessageSocket& socket) {
+absl::StatusOr<v1::DraftBatch> ReadBatch(rpc::MessageSocket& socket) {
   while (true) {
     ASSIGN_OR_RETURN(const auto bytes, socket.Receive());
     v1::DraftBatch batch;
@@ -333,7 +333,7 @@ TEST_F(SpeculateServiceTest, WhatIsWrongOnASocketEndsItsStreamAlone) {
   other.Open(HelloWithSocket());
   const auto honest_socket = other.OpenSocket();
   ASSERT_NE(honest_socket, nullptr);
-  using speculation::MessageSocket;
+  using rpc::MessageSocket;
   struct Case {
     const char* check;  // empty: none is counted
     const char* message;

@@ -27,9 +27,8 @@ absl::Status BatchReceiver::Receive(const v1::DraftBatch& message) {
   return absl::OkStatus();
 }
 
-DraftSocket::DraftSocket(std::unique_ptr<speculation::MessageSocket> socket,
-                         std::shared_ptr<SpeculateOutbox> outbox, BatchReceiver receiver,
-                         std::function<void(absl::Status)> end)
+DraftSocket::DraftSocket(std::unique_ptr<rpc::MessageSocket> socket, std::shared_ptr<SpeculateOutbox> outbox,
+                         BatchReceiver receiver, std::function<void(absl::Status)> end)
     : socket_(std::move(socket)),
       outbox_(std::move(outbox)),
       receiver_(std::move(receiver)),

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "common/speculation/message_socket.h"
+#include "common/rpc/message_socket.h"
 #include "common/speculation/wire/speculate_messages.h"
 #include "verifier/engine/drafter_link.h"
 #include "verifier/service/speculate_outbox.h"
@@ -32,7 +32,7 @@ class BatchReceiver {
 class DraftSocket final : public DraftSource {
  public:
   // `end` is told why the stream cannot go on.
-  DraftSocket(std::unique_ptr<speculation::MessageSocket> socket, std::shared_ptr<SpeculateOutbox> outbox,
+  DraftSocket(std::unique_ptr<rpc::MessageSocket> socket, std::shared_ptr<SpeculateOutbox> outbox,
               BatchReceiver receiver, std::function<void(absl::Status)> end);
 
   int fd() const override { return socket_->fd(); }
@@ -46,7 +46,7 @@ class DraftSocket final : public DraftSource {
   absl::Status SendAll();
   absl::Status ReceiveSome();
 
-  const std::unique_ptr<speculation::MessageSocket> socket_;
+  const std::unique_ptr<rpc::MessageSocket> socket_;
   const std::shared_ptr<SpeculateOutbox> outbox_;
   BatchReceiver receiver_;
   const std::function<void(absl::Status)> end_;

@@ -77,7 +77,7 @@ struct Opening {
   std::shared_ptr<const speculation::Projection> projection;
   bool ring_offered = false, socket_offered = false;  // and not answered yet
   RowTransport transport = RowTransport::kInline;
-  std::unique_ptr<speculation::MessageSocket> socket;  // null: feeds and drafts stay in the stream
+  std::unique_ptr<rpc::MessageSocket> socket;  // null: feeds and drafts stay in the stream
 
   bool complete() const { return hello && !assembler && !ring_offered && !socket_offered; }
 };
@@ -218,7 +218,7 @@ class Stream final : public grpc::ClientBidiReactor<v1::SpeculateRequest, v1::Sp
   }
 
   void OfferSocket() {
-    auto socket = speculation::SocketListener::Create();
+    auto socket = rpc::SocketListener::Create();
     if (!socket.ok()) return listener_.OnFallback("feeds and drafts go through gRPC", socket.status());
     opening_.socket_offered = true;
     outbox_->OfferSocket(*std::move(socket));

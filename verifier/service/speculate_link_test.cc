@@ -500,11 +500,11 @@ void AnswerSocket(Stream& stream, bool connected) {
 }
 
 // The drafter's end, up to its answer.
-std::unique_ptr<speculation::MessageSocket> OpenSocket(Stream& stream) {
+std::unique_ptr<rpc::MessageSocket> OpenSocket(Stream& stream) {
   SayHello(stream, PeerHelloWithSocket());
   const auto address = speculation::ReadSocket(Read(stream).socket());
   EXPECT_TRUE(address.ok()) << address.status();
-  auto socket = speculation::MessageSocket::Connect(*address);
+  auto socket = rpc::MessageSocket::Connect(*address);
   EXPECT_TRUE(socket.ok()) << socket.status();
   AnswerSocket(stream, true);
   return *std::move(socket);
@@ -515,7 +515,7 @@ void AwaitReadable(int fd) {
   EXPECT_EQ(poll(&watch, 1, 20'000), 1);
 }
 
-v1::Feed ReadFeed(speculation::MessageSocket& socket) {
+v1::Feed ReadFeed(rpc::MessageSocket& socket) {
   v1::Feed feed;
   while (true) {
     const auto bytes = socket.Receive();
@@ -529,7 +529,7 @@ v1::Feed ReadFeed(speculation::MessageSocket& socket) {
   }
 }
 
-void SendBatch(speculation::MessageSocket& socket, uint64_t number, uint64_t feed_number, int32_t token) {
+void SendBatch(rpc::MessageSocket& socket, uint64_t number, uint64_t feed_number, int32_t token) {
   v1::DraftBatch batch;
   batch.set_number(number);
   batch.set_feed_number(feed_number);
@@ -641,7 +641,7 @@ TEST(SpeculateLink, ASocketThatIsWrongEndsTheStream) {
     std::function<void(Stream&)> script;
     bool opens = true;
   };
-  using speculation::MessageSocket;
+  using rpc::MessageSocket;
   const auto by_socket = [](auto act) {
     return [act](Stream& stream) {
       const std::unique_ptr<MessageSocket> socket = OpenSocket(stream);

@@ -53,17 +53,16 @@ absl::StatusOr<bool> SpeculateOutbox::TakeRingAnswer(std::span<const std::byte> 
   return false;
 }
 
-void SpeculateOutbox::OfferSocket(std::unique_ptr<speculation::SocketListener> socket) {
+void SpeculateOutbox::OfferSocket(std::unique_ptr<rpc::SocketListener> socket) {
   absl::MutexLock lock(&mu_);
   socket_ = std::move(socket);
   socket_offer_ = true;
 }
 
-absl::StatusOr<std::unique_ptr<speculation::MessageSocket>> SpeculateOutbox::TakeSocketAnswer(
-    bool connected) {
+absl::StatusOr<std::unique_ptr<rpc::MessageSocket>> SpeculateOutbox::TakeSocketAnswer(bool connected) {
   absl::MutexLock lock(&mu_);
   if (socket_ == nullptr || socket_offer_) return InvalidArgument("a socket answer came without an offer");
-  const std::unique_ptr<speculation::SocketListener> listener = std::move(socket_);
+  const std::unique_ptr<rpc::SocketListener> listener = std::move(socket_);
   if (!connected) return nullptr;
   ASSIGN_OR_RETURN(auto socket, listener->Accept());
   feeds_by_socket_ = true;

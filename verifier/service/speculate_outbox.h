@@ -16,7 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "common/speculation/message_socket.h"
+#include "common/rpc/message_socket.h"
 #include "common/speculation/messages.h"
 #include "common/speculation/row_ring.h"
 #include "tandem/v1/speculate.pb.h"
@@ -40,8 +40,8 @@ class SpeculateOutbox {
 
   // The same for a socket: the drafter's answer, whether it has connected. If it has feeds go through what is
   // returned (by TakeFeed), else (null) through the stream.
-  void OfferSocket(std::unique_ptr<speculation::SocketListener> socket) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::StatusOr<std::unique_ptr<speculation::MessageSocket>> TakeSocketAnswer(bool connected)
+  void OfferSocket(std::unique_ptr<rpc::SocketListener> socket) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<std::unique_ptr<rpc::MessageSocket>> TakeSocketAnswer(bool connected)
       ABSL_LOCKS_EXCLUDED(mu_);
 
   // Errors end the stream.
@@ -64,10 +64,10 @@ class SpeculateOutbox {
   mutable absl::Mutex mu_;
   std::optional<speculation::VerifierHello> hello_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<speculation::RowRingWriter> ring_ ABSL_GUARDED_BY(mu_);
-  bool offer_ ABSL_GUARDED_BY(mu_) = false;                                   // the ring is to be offered
-  bool answered_ ABSL_GUARDED_BY(mu_) = false;                                // and its answer has come
-  std::unique_ptr<speculation::SocketListener> socket_ ABSL_GUARDED_BY(mu_);  // until its answer has come
-  bool socket_offer_ ABSL_GUARDED_BY(mu_) = false;                            // the socket is to be offered
+  bool offer_ ABSL_GUARDED_BY(mu_) = false;                           // the ring is to be offered
+  bool answered_ ABSL_GUARDED_BY(mu_) = false;                        // and its answer has come
+  std::unique_ptr<rpc::SocketListener> socket_ ABSL_GUARDED_BY(mu_);  // until its answer has come
+  bool socket_offer_ ABSL_GUARDED_BY(mu_) = false;                    // the socket is to be offered
   bool feeds_by_socket_ ABSL_GUARDED_BY(mu_) = false;
   int64_t row_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t next_row_ ABSL_GUARDED_BY(mu_) = 0;

@@ -150,16 +150,16 @@ absl::StatusOr<RingAddress> ReadRing(const v1::RingOffer& message) {
                      static_cast<int64_t>(message.row_bytes())};
 }
 
-void FillSocket(const SocketAddress& socket, v1::SocketOffer& out) {
+void FillSocket(const rpc::SocketAddress& socket, v1::SocketOffer& out) {
   out.set_name(socket.name);
   out.set_nonce(socket.nonce);
 }
 
-absl::StatusOr<SocketAddress> ReadSocket(const v1::SocketOffer& message) {
+absl::StatusOr<rpc::SocketAddress> ReadSocket(const v1::SocketOffer& message) {
   RETURN_IF_ERROR(CheckText("socket.name", message.name(), kMaxNameBytes));
   RETURN_IF_ERROR(CheckRange("socket.nonce's bytes", static_cast<int64_t>(message.nonce().size()),
-                             kSocketNonceBytes, kSocketNonceBytes));
-  return SocketAddress{message.name(), message.nonce()};
+                             rpc::kSocketNonceBytes, rpc::kSocketNonceBytes));
+  return rpc::SocketAddress{message.name(), message.nonce()};
 }
 
 void FillFeed(const Feed& feed, v1::Feed& out) {

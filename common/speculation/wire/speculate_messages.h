@@ -13,7 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/speculation/message_socket.h"
+#include "common/rpc/message_socket.h"
 #include "common/speculation/messages.h"
 #include "tandem/v1/speculate.pb.h"
 
@@ -42,9 +42,9 @@ void FillRing(const RingAddress& ring, v1::RingOffer& out);
 // What has the range of a ring at all; RowRingReader::Open judges the rest.
 absl::StatusOr<RingAddress> ReadRing(const v1::RingOffer& message);
 
-void FillSocket(const SocketAddress& socket, v1::SocketOffer& out);
-// What has the size of an address at all; MessageSocket::Connect judges the rest.
-absl::StatusOr<SocketAddress> ReadSocket(const v1::SocketOffer& message);
+void FillSocket(const rpc::SocketAddress& socket, v1::SocketOffer& out);
+// What has the size of an address at all; rpc::MessageSocket::Connect judges the rest.
+absl::StatusOr<rpc::SocketAddress> ReadSocket(const v1::SocketOffer& message);
 
 struct FeedBounds {
   int32_t vocab_size = 0;

@@ -1,4 +1,4 @@
-#include "common/speculation/message_socket.h"
+#include "common/rpc/message_socket.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 #include <random>
 #include <thread>
 
-namespace tandem::speculation {
+namespace tandem::rpc {
 namespace {
 
 using ::testing::HasSubstr;
@@ -129,6 +129,28 @@ TEST(MessageSocketTest, ALengthAboveTheLimitIsRefusedBeforeAnythingOfItComes) {
   }
 }
 
+TEST(MessageSocketTest, TheLimitIsTheCreators) {
+  const auto listener = SocketListener::Create();
+  ASSERT_TRUE(listener.ok());
+  const size_t limit = 2 * kMaxSocketMessageBytes;
+  const auto sender = MessageSocket::Connect((*listener)->address(), limit);
+  ASSERT_TRUE(sender.ok());
+  const auto receiver = (*listener)->Accept(limit);
+  ASSERT_TRUE(receiver.ok());
+  const std::string large(limit, 'x');
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE((*sender)->Send(large).ok());
+    std::thread reader([&] { EXPECT_EQ(Await(**receiver), large); });
+    FlushAll(**sender);
+    reader.join();
+    EXPECT_FALSE((*receiver)->Receive()->has_value());
+  }
+  EXPECT_EQ((*sender)->Send(large + "x").code(), absl::StatusCode::kResourceExhausted);
+  const uint32_t above = static_cast<uint32_t>(limit) + 1;
+  ASSERT_EQ(write((*sender)->fd(), &above, sizeof above), static_cast<ssize_t>(sizeof above));
+  EXPECT_EQ((*receiver)->Receive().status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(MessageSocketTest, APartOfAMessageIsNone) {
   const Raw raw;
   raw.Write(Length(100) + "half");
@@ -206,4 +228,4 @@ TEST(SocketListenerTest, AFullBacklogIsAnErrorAndDoesNotBlock) {
 }
 
 }  // namespace
-}  // namespace tandem::speculation
+}  // namespace tandem::rpc

@@ -1,4 +1,4 @@
-#include "common/speculation/message_socket.h"
+#include "common/rpc/message_socket.h"
 
 #include <openssl/rand.h>
 #include <sys/socket.h>
@@ -15,13 +15,15 @@
 #include "absl/strings/escaping.h"
 #include "common/base/status.h"
 
-namespace tandem::speculation {
+namespace tandem::rpc {
 namespace {
 
 constexpr std::string_view kPrefix = "tandem-";
 constexpr size_t kNameBytes = 16;  // random, in hex
 constexpr size_t kReadBytes = size_t{64} << 10;
-// Those who connect before the drafter does; more are refused by the kernel.
+// What a buffer may keep of its memory from one message to the next.
+constexpr size_t kKeptBytes = size_t{256} << 10;
+// Those who connect before the peer does; more are refused by the kernel.
 constexpr int kBacklog = 8;
 
 std::string RandomBytes(size_t count) {
@@ -84,16 +86,22 @@ absl::StatusOr<std::string_view> ReceiveSome(int fd, std::span<char> out) {
   }
 }
 
+void Empty(std::string& buffer) {
+  buffer.clear();
+  if (buffer.capacity() > kKeptBytes) buffer.shrink_to_fit();
+}
+
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<MessageSocket>> MessageSocket::Connect(const SocketAddress& address) {
+absl::StatusOr<std::unique_ptr<MessageSocket>> MessageSocket::Connect(const SocketAddress& address,
+                                                                      size_t max_message_bytes) {
   if (!IsListenersName(address.name) || address.nonce.size() != kSocketNonceBytes) {
     return InvalidArgument("socket must be {}<{} hex digits> with a nonce of {} bytes", kPrefix,
                            2 * kNameBytes, kSocketNonceBytes);
   }
   const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return Unavailable("no socket: {}", std::strerror(errno));
-  auto connected = std::make_unique<MessageSocket>(fd);
+  auto connected = std::make_unique<MessageSocket>(fd, max_message_bytes);
   const auto [to, size] = ToSockaddr(address.name);
   if (connect(fd, reinterpret_cast<const sockaddr*>(&to), size) != 0)
     return Unavailable("socket {} cannot be reached: {}", address.name, std::strerror(errno));
@@ -104,14 +112,15 @@ absl::StatusOr<std::unique_ptr<MessageSocket>> MessageSocket::Connect(const Sock
   return connected;
 }
 
-MessageSocket::MessageSocket(int fd) : fd_(fd), chunk_(kReadBytes) {}
+MessageSocket::MessageSocket(int fd, size_t max_message_bytes)
+    : fd_(fd), max_message_bytes_(max_message_bytes), chunk_(kReadBytes) {}
 
 MessageSocket::~MessageSocket() { close(fd_); }
 
 absl::Status MessageSocket::Send(std::string_view message) {
   TANDEM_CHECK(!sending());
-  if (message.size() > kMaxSocketMessageBytes) {
-    return ResourceExhausted("a message must have at most {} bytes, it has {}", kMaxSocketMessageBytes,
+  if (message.size() > max_message_bytes_) {
+    return ResourceExhausted("a message must have at most {} bytes, it has {}", max_message_bytes_,
                              message.size());
   }
   auto length = static_cast<Length>(message.size());
@@ -120,15 +129,19 @@ absl::Status MessageSocket::Send(std::string_view message) {
   if (sent == sizeof length + message.size()) return absl::OkStatus();
   unsent_.assign(reinterpret_cast<const char*>(&length), sizeof length);
   unsent_ += message;
-  unsent_.erase(0, sent);
+  sent_ = sent;
   return absl::OkStatus();
 }
 
 absl::Status MessageSocket::Flush() {
   if (!sending()) return absl::OkStatus();
-  iovec rest{unsent_.data(), unsent_.size()};
+  iovec rest{unsent_.data() + sent_, unsent_.size() - sent_};
   ASSIGN_OR_RETURN(const size_t sent, SendSome(fd_, {&rest, 1}));
-  unsent_.erase(0, sent);
+  sent_ += sent;
+  if (!sending()) {
+    Empty(unsent_);
+    sent_ = 0;
+  }
   return absl::OkStatus();
 }
 
@@ -141,21 +154,25 @@ std::optional<size_t> MessageSocket::NextLength() const {
 
 bool MessageSocket::buffered() const {
   const std::optional<size_t> length = NextLength();
-  return length && (*length > kMaxSocketMessageBytes || waiting().size() - sizeof(Length) >= *length);
+  return length && (*length > max_message_bytes_ || waiting().size() - sizeof(Length) >= *length);
 }
 
 absl::StatusOr<std::optional<std::string_view>> MessageSocket::Receive() {
   while (true) {
     if (buffered()) {
       const size_t length = *NextLength();
-      if (length > kMaxSocketMessageBytes)
-        return InvalidArgument("a message must have at most {} bytes, got {}", kMaxSocketMessageBytes,
-                               length);
+      if (length > max_message_bytes_)
+        return InvalidArgument("a message must have at most {} bytes, got {}", max_message_bytes_, length);
       const std::string_view message = waiting().substr(sizeof(Length), length);
       taken_ += sizeof(Length) + length;
       return message;
     }
-    received_.erase(0, std::exchange(taken_, 0));
+    if (taken_ == received_.size()) {
+      Empty(received_);
+    } else {
+      received_.erase(0, taken_);
+    }
+    taken_ = 0;
     ASSIGN_OR_RETURN(const std::string_view got, ReceiveSome(fd_, chunk_));
     if (got.empty()) return std::nullopt;
     received_ += got;
@@ -176,12 +193,12 @@ absl::StatusOr<std::unique_ptr<SocketListener>> SocketListener::Create() {
 
 SocketListener::~SocketListener() { close(fd_); }
 
-absl::StatusOr<std::unique_ptr<MessageSocket>> SocketListener::Accept() {
+absl::StatusOr<std::unique_ptr<MessageSocket>> SocketListener::Accept(size_t max_message_bytes) {
   for (int i = 0; i <= kBacklog; ++i) {
     const int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
     if (fd < 0) break;
-    auto socket = std::make_unique<MessageSocket>(fd);
+    auto socket = std::make_unique<MessageSocket>(fd, max_message_bytes);
     // Only the nonce's bytes: behind them may be a message.
     std::string nonce(kSocketNonceBytes, '\0');
     if (CheckUser(fd).ok() &&
@@ -193,4 +210,4 @@ absl::StatusOr<std::unique_ptr<MessageSocket>> SocketListener::Accept() {
   return Unavailable("nobody has connected to socket {} with its nonce", address_.name);
 }
 
-}  // namespace tandem::speculation
+}  // namespace tandem::rpc
