@@ -170,7 +170,7 @@ TEST_F(LocalVerifierLinkTest, AGatewayThatDoesNotFitIsRefusedAndANewStreamStarts
 
 struct VerifierSide : verifier::DrafterLink::Listener {
   void OnOpen(speculation::DrafterHello answer, std::shared_ptr<const speculation::Projection> sent,
-              speculation::RowTransport transport, std::shared_ptr<verifier::DraftSource> source) override {
+              speculation::RowTransport transport, std::shared_ptr<MessageSource> source) override {
     heard.Note([&] {
       hello = std::move(answer);
       projection = std::move(sent);

@@ -75,6 +75,9 @@ void AddVerifierOptions(OptionParser& parser, VerifierOptions* options) {
       "row-transport", &options->row_transport, {"auto", "shm", "inline"},
       "How hidden rows travel; auto: shared memory to drafters on this machine; shm: no others; inline: "
       "all through gRPC, feeds and drafts too");
+  parser.AddChoice("run-transport", &options->run_transport, {"auto", "grpc"},
+                   "How plans and reports travel; auto: a Unix socket to gateways on this machine; grpc: all "
+                   "through gRPC");
   parser.AddInteger("draft-top-m", &options->draft_top_m, 1, speculation::kMaxTopM,
                     "With --acceptance=rejection: tokens of a draft's distribution that drafters send");
   parser.AddString(

@@ -41,6 +41,7 @@ struct VerifierOptions {
   int max_draft_tokens = 7;
   std::string row_dtype = "bf16";
   std::string row_transport = "auto";
+  std::string run_transport = "auto";
   int draft_top_m = 64;
   std::string synthetic_acceptance;                     // probabilities by position, separated by commas
   std::string trace;                                    // file for decisions; empty: none

@@ -174,6 +174,7 @@ absl::Status VerifierProcess::Load(ModelFiles files, std::vector<DrafterEndpoint
   identity.kv_total_blocks = engine_->kv_total_blocks();
   identity.max_sequences = engine_->options().max_sequences;
   identity.max_step_tokens = engine_->options().max_step_tokens;
+  identity.local_socket = options_.run_transport == "auto";
   if (!options_.drafters.empty()) identity.draft_block_size = engine_->options().max_draft_tokens;
   loop_ = StepLoop::Start(*engine_, Clock::Real(), [this](const StepStats& step, const EngineStats& stats) {
     engine_metrics_.OnStep(step, stats);

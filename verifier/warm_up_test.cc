@@ -20,6 +20,7 @@ class InstantLoop : public StepLoop {
     return 1;
   }
   void CloseStream(StreamId) override { sink_ = nullptr; }
+  void AddSource(StreamId, std::shared_ptr<MessageSource>) override {}
   void OpenDrafter(int, DrafterStream, std::function<void(absl::Status)>) override {}
   void CloseDrafter(int) override {}
   void PostDrafts(int, speculation::DraftBatch) override {}

@@ -20,22 +20,10 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/base/message_sources.h"
 #include "common/speculation/messages.h"
 
 namespace tandem::verifier {
-
-// A stream's descriptor on which the step loop sleeps itself, so that drafts wake it and nobody else. The
-// loop's thread only.
-class DraftSource {
- public:
-  virtual ~DraftSource() = default;
-  virtual int fd() const = 0;
-  // Whether a feed waits for room to be sent: the descriptor is then to be polled for that, too.
-  virtual bool sending() const = 0;
-  // The descriptor is ready. Sends what waits, and hands what has come to the stream's listener. False: the
-  // source has nothing more to give (the stream ends, and is told why) and must not be polled again.
-  virtual bool OnReady() = 0;
-};
 
 class DrafterLink {
  public:
@@ -48,7 +36,7 @@ class DrafterLink {
     // and OnProtocolError are called by its OnReady, maybe beside an OnClosed, else on threads of the link.
     virtual void OnOpen(speculation::DrafterHello hello,
                         std::shared_ptr<const speculation::Projection> projection,
-                        speculation::RowTransport transport, std::shared_ptr<DraftSource> source) = 0;
+                        speculation::RowTransport transport, std::shared_ptr<MessageSource> source) = 0;
     // Every number in it has been checked by itself (ids, sizes, finite); whether it is about the present
     // (epoch, length, anchor, round) of a sequence is for the listener to check.
     virtual void OnDrafts(speculation::DraftBatch batch) = 0;

@@ -26,7 +26,7 @@ struct DrafterStream {
   speculation::DrafterHello hello;
   std::shared_ptr<const speculation::Projection> projection;  // null: the drafter needs no rows
   speculation::RowTransport transport = speculation::RowTransport::kInline;
-  std::shared_ptr<DraftSource> source;  // null: drafts come through StepLoop::PostDrafts from other threads
+  std::shared_ptr<MessageSource> source;  // null: drafts come through StepLoop::PostDrafts from other threads
   // The drafter runs on the verifier's own cores: drafting and stepping slow each other down.
   bool shares_cores = true;
 };

@@ -5,11 +5,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
-#include <iterator>
 #include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -30,6 +30,10 @@ class SinkGate {
     const std::lock_guard lock(mu_);
     if (open_) sink_(std::move(report));
   }
+  bool CallIfOpen(MessageSource& source) {
+    const std::lock_guard lock(mu_);
+    return open_ && source.OnReady();
+  }
   // Waits for a call under way.
   void Close() {
     const std::lock_guard lock(mu_);
@@ -40,6 +44,21 @@ class SinkGate {
   std::mutex mu_;
   bool open_ = true;  // guarded by mu_
   const StepLoop::ReportSink sink_;
+};
+
+// A stream's source, called as its sink is.
+class GatedSource final : public MessageSource {
+ public:
+  GatedSource(std::shared_ptr<SinkGate> gate, std::shared_ptr<MessageSource> source)
+      : gate_(std::move(gate)), source_(std::move(source)) {}
+
+  int fd() const override { return source_->fd(); }
+  bool sending() const override { return source_->sending(); }
+  bool OnReady() override { return gate_->CallIfOpen(*source_); }
+
+ private:
+  const std::shared_ptr<SinkGate> gate_;
+  const std::shared_ptr<MessageSource> source_;
 };
 
 // What others want done on the loop's thread, in order.
@@ -53,13 +72,15 @@ class ThreadedStepLoop final : public StepLoop {
   }
 
   ~ThreadedStepLoop() override {
+    std::map<StreamId, std::shared_ptr<SinkGate>> gates;
     {
       const std::lock_guard lock(mu_);
       stop_ = true;
-      for (auto& [stream, gate] : gates_) gate->Close();
+      gates.swap(gates_);
       waiting_.Ring();
       applied_.notify_all();
     }
+    for (auto& [stream, gate] : gates) gate->Close();  // a source under way may want the lock
     thread_.join();
   }
 
@@ -87,6 +108,7 @@ class ThreadedStepLoop final : public StepLoop {
       PostLocked([this, stream] {
         engine_.CloseStream(stream);
         sinks_.erase(stream);
+        sources_.Remove(stream);
       });
     }
     gate->Close();
@@ -98,13 +120,22 @@ class ThreadedStepLoop final : public StepLoop {
         [this, stream, plan = std::move(plan)]() mutable { engine_.ApplyPlan(stream, std::move(plan)); });
   }
 
+  void AddSource(StreamId stream, std::shared_ptr<MessageSource> source) override {
+    const std::lock_guard lock(mu_);
+    const auto found = gates_.find(stream);
+    if (found == gates_.end()) return;  // closed meanwhile
+    PostLocked([this, stream, source = std::make_shared<GatedSource>(found->second, std::move(source))] {
+      if (source->OnReady()) sources_.Insert(stream, source);
+    });
+  }
+
   void OpenDrafter(int drafter, DrafterStream stream, std::function<void(absl::Status)> refused) override {
     const std::lock_guard lock(mu_);
     PostLocked([this, drafter, stream = std::move(stream), refused = std::move(refused)]() mutable {
-      std::shared_ptr<DraftSource> source = stream.source;
+      std::shared_ptr<MessageSource> source = stream.source;
       absl::Status status = engine_.OpenDrafter(drafter, std::move(stream));
       if (!status.ok()) return refused(std::move(status));
-      if (source != nullptr) sources_.insert_or_assign(drafter, std::move(source));
+      if (source != nullptr) sources_.Insert(drafter, std::move(source));
     });
   }
 
@@ -112,7 +143,7 @@ class ThreadedStepLoop final : public StepLoop {
     TANDEM_CHECK(std::this_thread::get_id() != thread_.get_id());
     std::unique_lock lock(mu_);
     PostLocked([this, drafter] {
-      sources_.erase(drafter);
+      sources_.Remove(drafter);
       engine_.CloseDrafter(drafter);
     });
     const uint64_t mine = num_posted_;
@@ -189,27 +220,13 @@ class ThreadedStepLoop final : public StepLoop {
       const bool idle = mailbox_.empty() && !engine_.HasWork();
       if (looked && !idle) break;
       lock.unlock();
-      Wait(idle ? engine_.NextChange() - clock_.Now() : absl::ZeroDuration());
+      // What sources bring is in the mailbox afterwards.
+      sources_.Wait(waiting_, idle ? engine_.NextChange() - clock_.Now() : absl::ZeroDuration());
       lock.lock();
       looked = true;
     }
     commands.swap(mailbox_);
     return !stop_;
-  }
-
-  // Until somebody rings, a source has something, or the time is up. What sources bring is in the mailbox
-  // afterwards.
-  void Wait(absl::Duration timeout) {
-    polls_.clear();
-    for (const auto& [drafter, source] : sources_) {
-      const int events = source->sending() ? POLLIN | POLLOUT : POLLIN;
-      polls_.push_back({source->fd(), static_cast<short>(events), 0});
-    }
-    waiting_.Wait(timeout, polls_);
-    auto source = sources_.begin();
-    for (const pollfd& poll : polls_) {
-      source = poll.revents == 0 || source->second->OnReady() ? std::next(source) : sources_.erase(source);
-    }
   }
 
   void PublishStats() {
@@ -223,8 +240,7 @@ class ThreadedStepLoop final : public StepLoop {
   const Clock& clock_;
   const StepObserver observer_;
   std::map<StreamId, std::shared_ptr<SinkGate>> sinks_;
-  std::map<int, std::shared_ptr<DraftSource>> sources_;  // by drafter
-  std::vector<pollfd> polls_;                            // work area of Wait
+  MessageSources<std::variant<int, StreamId>> sources_;  // of drafters and of streams
 
   std::atomic<int64_t> busy_since_ns_{kIdle};
 

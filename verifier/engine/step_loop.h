@@ -2,13 +2,14 @@
 //
 // Post* may be called from any thread and never wait for a step. Sinks are called on the loop's thread and
 // must not block: they take the report into the stream's writer (merging, see MergeReport, while a write is
-// in flight).
+// in flight). Streams whose messages go through sockets bring a source, on which the thread sleeps itself.
 #pragma once
 
 #include <functional>
 #include <memory>
 
 #include "absl/time/time.h"
+#include "common/base/message_sources.h"
 #include "verifier/engine/engine.h"
 
 namespace tandem::verifier {
@@ -29,6 +30,9 @@ class StepLoop {
   // sequences are freed within a step.
   virtual void CloseStream(StreamId stream) = 0;
   virtual void PostPlan(StreamId stream, Plan plan) = 0;
+  // From now on the loop sleeps on the source as well, and calls it once at first. Its OnReady hands plans
+  // over by PostPlan. Not called any more once CloseStream has returned (which waits for a call under way).
+  virtual void AddSource(StreamId stream, std::shared_ptr<MessageSource> source) = 0;
 
   // Streams to drafters (engine.h). `refused` is called on the loop's thread if the engine does not take it.
   virtual void OpenDrafter(int drafter, DrafterStream stream, std::function<void(absl::Status)> refused) = 0;

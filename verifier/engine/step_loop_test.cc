@@ -126,7 +126,7 @@ TEST(StepLoopTest, AClosedStreamIsNotCalledAgainAndItsSequencesGo) {
 }
 
 // Drafts by a socket; says when it has been called, and whether it goes on.
-class FakeSource final : public DraftSource {
+class FakeSource final : public MessageSource {
  public:
   FakeSource() { EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds_), 0); }
   ~FakeSource() override {
@@ -218,6 +218,30 @@ TEST(StepLoopTest, ADraftersSourceWakesItUntilItEndsOrIsClosed) {
   next->Write();  // nobody looks
   EXPECT_EQ(next.use_count(), 1);
   loop->CloseStream(stream);
+}
+
+TEST(StepLoopTest, AStreamsSourceIsCalledUntilTheStreamCloses) {
+  Running running;
+  const StreamId stream = running.loop->OpenStream([](const Report&) {});
+  const auto source = std::make_shared<FakeSource>();
+  source->Write();
+  running.loop->AddSource(stream, source);
+  EXPECT_EQ(source->AwaitCalls(1), 1);  // at once
+  for (int i = 2; i <= 4; ++i) {
+    source->Write();
+    EXPECT_EQ(source->AwaitCalls(i), i);
+  }
+  running.loop->CloseStream(stream);
+  source->Write();  // nobody looks
+  // A later stream's report comes after the commands before it.
+  Event other;
+  const StreamId next = running.loop->OpenStream([&](const Report&) { other.Set(); });
+  ASSERT_TRUE(other.Await());
+  EXPECT_EQ(source->AwaitCalls(4), 4);
+  EXPECT_EQ(source.use_count(), 1);
+  running.loop->AddSource(stream, source);  // crossed the close: ignored
+  EXPECT_EQ(source.use_count(), 1);
+  running.loop->CloseStream(next);
 }
 
 TEST(StepLoopTest, StopsWhileSequencesRun) {

@@ -1,4 +1,4 @@
-// A Speculate stream's feeds out and drafts in through a Unix socket: engine/drafter_link.h's DraftSource.
+// A Speculate stream's feeds out and drafts in through a Unix socket: a MessageSource of the step loop.
 #pragma once
 
 #include <functional>
@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/base/message_sources.h"
 #include "common/rpc/message_socket.h"
 #include "common/speculation/wire/speculate_messages.h"
 #include "verifier/engine/drafter_link.h"
@@ -29,7 +30,7 @@ class BatchReceiver {
 };
 
 // The step loop's thread only. May outlive the stream, and then does nothing.
-class DraftSocket final : public DraftSource {
+class DraftSocket final : public MessageSource {
  public:
   // `end` is told why the stream cannot go on.
   DraftSocket(std::unique_ptr<rpc::MessageSocket> socket, std::shared_ptr<SpeculateOutbox> outbox,

@@ -37,7 +37,7 @@ class DrafterConnections::Peer final : public DrafterLink::Listener {
   DrafterLink& link() { return *endpoint_.link; }
 
   void OnOpen(speculation::DrafterHello hello, std::shared_ptr<const speculation::Projection> projection,
-              speculation::RowTransport transport, std::shared_ptr<DraftSource> source) override {
+              speculation::RowTransport transport, std::shared_ptr<MessageSource> source) override {
     const std::string messages = speculation::MessageTransportName(source != nullptr);
     const std::string transport_name = speculation::RowTransportName(transport);
     owner_.log_.Info("drafter connected", {{"peer", link().name()},

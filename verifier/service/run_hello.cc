@@ -49,6 +49,7 @@ v1::VerifierHello MakeHello(const RunIdentity& identity) {
   hello.set_kv_total_blocks(static_cast<uint32_t>(identity.kv_total_blocks));
   hello.set_max_sequences(static_cast<uint32_t>(identity.max_sequences));
   hello.set_draft_block_size(static_cast<uint32_t>(identity.draft_block_size));
+  hello.set_local_socket(identity.local_socket);
   return hello;
 }
 

@@ -23,6 +23,7 @@ struct RunIdentity {
   int32_t kv_total_blocks = 0;
   int32_t max_sequences = 0;
   int32_t draft_block_size = 0;  // 0: no speculation
+  bool local_socket = false;     // take a gateway's offer
   int32_t max_step_tokens = 0;   // not in the Hello: the first share of prefill tokens
 };
 

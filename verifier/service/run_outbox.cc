@@ -40,6 +40,11 @@ bool RunOutbox::PutHeartbeat(const Report& now) {
   return true;
 }
 
+void RunOutbox::PutSocketAnswer(bool connected) {
+  absl::MutexLock lock(&mu_);
+  socket_answer_ = by_socket_ = connected;
+}
+
 bool RunOutbox::Take(v1::RunResponse& out) {
   absl::MutexLock lock(&mu_);
   if (hello_) {
@@ -52,12 +57,27 @@ bool RunOutbox::Take(v1::RunResponse& out) {
     draining_.reset();
     return true;
   }
+  if (socket_answer_) {
+    out.mutable_socket()->set_connected(*socket_answer_);
+    socket_answer_.reset();
+    return true;
+  }
+  return !by_socket_ && TakeReportLocked(*out.mutable_report());
+}
+
+bool RunOutbox::TakeReport(v1::Report& out) {
+  absl::MutexLock lock(&mu_);
+  return by_socket_ && TakeReportLocked(out);
+}
+
+bool RunOutbox::TakeReportLocked(v1::Report& out) {
   if (!pending_ && ended_.empty() && !heartbeat_) return false;
   heartbeat_ = false;
   Report report = pending_ ? *std::exchange(pending_, std::nullopt) : latest_;
   std::move(ended_.begin(), ended_.end(), std::back_inserter(report.sequences));
   ended_.clear();
-  FillReport(report, ++number_, *out.mutable_report());
+  out.Clear();
+  FillReport(report, ++number_, out);
   report.sequences.clear();
   latest_ = std::move(report);
   return true;

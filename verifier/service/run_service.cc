@@ -9,11 +9,13 @@
 #include <string>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "common/base/status.h"
 #include "common/rpc/grpc_status.h"
 #include "common/rpc/stream_writer.h"
 #include "verifier/service/run_messages.h"
 #include "verifier/service/run_outbox.h"
+#include "verifier/service/run_socket.h"
 
 namespace tandem::verifier {
 namespace {
@@ -35,6 +37,41 @@ SequenceReport GiveBack(const Admission& admission) {
   return report;
 }
 
+// Where reports leave: by the stream's writer until there is a socket. Thread-safe; may outlive the stream,
+// and then does nothing.
+class ReportExit {
+ public:
+  ReportExit(std::shared_ptr<RunOutbox> outbox, std::shared_ptr<rpc::StreamWriter<v1::RunResponse>> writer)
+      : outbox_(std::move(outbox)), writer_(std::move(writer)) {}
+
+  RunOutbox& outbox() const { return *outbox_; }
+  void UseSocket(std::shared_ptr<RunSocket> socket) ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    socket_ = std::move(socket);
+  }
+  // The stream is over: the socket goes with it.
+  void Close() ABSL_LOCKS_EXCLUDED(mu_) { UseSocket(nullptr); }
+  // Sends what the outbox has.
+  void Send() const ABSL_LOCKS_EXCLUDED(mu_) {
+    std::shared_ptr<RunSocket> socket;
+    {
+      absl::MutexLock lock(&mu_);
+      socket = socket_;
+    }
+    if (socket != nullptr) {
+      socket->SendReports();
+    } else {
+      writer_->Wake();
+    }
+  }
+
+ private:
+  const std::shared_ptr<RunOutbox> outbox_;
+  const std::shared_ptr<rpc::StreamWriter<v1::RunResponse>> writer_;
+  mutable absl::Mutex mu_;
+  std::shared_ptr<RunSocket> socket_ ABSL_GUARDED_BY(mu_);
+};
+
 }  // namespace
 
 // One gateway's stream. gRPC calls the On* methods, reads one at a time; OnCancel may come beside any of
@@ -51,6 +88,7 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
         Writer::Stream{.start_write = [this](const v1::RunResponse* message) { StartWrite(message); },
                        .finish = [this](const absl::Status& status) { FinishStream(status); }},
         [outbox = outbox_](v1::RunResponse& out) { return outbox->Take(out); });
+    exit_ = std::make_shared<ReportExit>(outbox_, writer_);
   }
 
   void Start() {
@@ -74,11 +112,12 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
   }
   // With the service's lock held.
   void Heartbeat(const Report& now) {
-    if (outbox_->PutHeartbeat(now)) writer_->Wake();
+    if (outbox_->PutHeartbeat(now)) exit_->Send();
   }
   // Sends what is pending, then ends.
   void EndGently(const absl::Status& status) {
     LeaveEngine();
+    exit_->Send();
     writer_->Finish(status);
   }
   void EndNow(const absl::Status& status) {
@@ -91,9 +130,9 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
       EndGently(absl::OkStatus());
       return;
     }
-    const absl::Status status = HandleSafely();
+    const absl::Status status = Safely([this] { return Handle(); });
     if (!status.ok()) {
-      service_.log_.Warning("Run stream ends", {{"peer", peer_}, {"reason", status.message()}});
+      LogEnd(status);
       EndNow(status);
       return;
     }
@@ -107,8 +146,10 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
   void OnDone() override {
     LeaveEngine();
     writer_->Detach();
+    exit_->Close();
     hello_alarm_.Cancel();
     if (*hello_came_) {
+      service_.message_streams_[by_socket_ ? "unix" : "grpc"].Decrement();
       service_.log_.Info("gateway disconnected",
                          {{"peer", peer_}, {"incarnation", incarnation_}, {"plans", last_plan_}});
     }
@@ -127,10 +168,14 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
     Finish(rpc::ToGrpcStatus(status));
   }
 
-  absl::Status HandleSafely() {
+  void LogEnd(const absl::Status& why) const {
+    service_.log_.Warning("Run stream ends", {{"peer", peer_}, {"reason", why.message()}});
+  }
+
+  absl::Status Safely(absl::FunctionRef<absl::Status()> handle) {
     try {
-      return Handle();
-    } catch (const std::exception& e) {  // gRPC would end the process's callback thread with it
+      return handle();
+    } catch (const std::exception& e) {  // the thread, and the process, would end with it
       service_.protocol_errors_["exception"].Increment();
       return Internal("cannot handle the message: {}", e.what());
     }
@@ -142,11 +187,13 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
         return HandleHello(request_.hello());
       case v1::RunRequest::kPlan:
         return HandlePlan(request_.plan());
+      case v1::RunRequest::kSocket:
+        return HandleSocket(request_.socket());
       case v1::RunRequest::MESSAGE_NOT_SET:
         break;
     }
     service_.protocol_errors_["order"].Increment();
-    return InvalidArgument("a message holds neither hello nor plan");
+    return InvalidArgument("a message holds none of hello, plan and socket");
   }
 
   absl::Status HandleHello(const v1::GatewayHello& hello) {
@@ -161,19 +208,85 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
     }
     *hello_came_ = true;
     incarnation_ = hello.incarnation();
+    service_.message_streams_["grpc"].Increment();
     service_.log_.Info("gateway connected", {{"peer", peer_}, {"incarnation", incarnation_}});
     EnterEngine();
     return absl::OkStatus();
   }
 
   absl::Status HandlePlan(const v1::Plan& message) {
-    if (!*hello_came_) {
+    if (!*hello_came_ || by_socket_) {
       service_.protocol_errors_["order"].Increment();
-      return InvalidArgument("a plan came before the hello");
+      return InvalidArgument("a plan came {}", by_socket_ ? "and not by the socket" : "before the hello");
     }
+    ASSIGN_OR_RETURN(std::optional<Plan> plan, TakePlan(message));
+    absl::MutexLock lock(&engine_mu_);
+    if (plan && engine_stream_) service_.loop_->PostPlan(*engine_stream_, *std::move(plan));
+    return absl::OkStatus();
+  }
+
+  // A socket that cannot be reached is no fault of the stream: plans and reports then stay in it.
+  absl::Status HandleSocket(const v1::SocketOffer& message) {
+    if (!*hello_came_ || socket_came_ || last_plan_ > 0 || !service_.identity_.local_socket) {
+      service_.protocol_errors_["order"].Increment();
+      return InvalidArgument("a socket was offered that was not asked for, or too late");
+    }
+    socket_came_ = true;
+    absl::StatusOr<std::unique_ptr<rpc::MessageSocket>> socket =
+        rpc::MessageSocket::Connect({message.name(), message.nonce()}, kMaxRunMessageBytes);
+    if (absl::IsInvalidArgument(socket.status())) {
+      service_.protocol_errors_["socket"].Increment();
+      return socket.status();
+    }
+    if (socket.ok()) {
+      UseSocket(*std::move(socket));
+    } else {
+      service_.log_.Warning("the socket cannot be used, plans and reports go through gRPC",
+                            {{"peer", peer_}, {"reason", socket.status().message()}});
+      outbox_->PutSocketAnswer(false);
+    }
+    writer_->Wake();
+    return absl::OkStatus();
+  }
+
+  void UseSocket(std::unique_ptr<rpc::MessageSocket> connected) {
+    absl::MutexLock lock(&engine_mu_);
+    if (!engine_stream_) return;  // the stream ends
+    // The loop calls this no more once we have left the engine. It must not wait for the lock, under which
+    // the engine is left.
+    auto take_plan = [this, loop = service_.loop_,
+                      stream = *engine_stream_](const absl::StatusOr<v1::Plan*>& message) {
+      return Safely([&]() -> absl::Status {
+        if (!message.ok()) service_.protocol_errors_["plan"].Increment();
+        RETURN_IF_ERROR(message.status());
+        ASSIGN_OR_RETURN(std::optional<Plan> plan, TakePlan(**message));
+        if (plan) loop->PostPlan(stream, *std::move(plan));
+        return absl::OkStatus();
+      });
+    };
+    const auto socket = std::make_shared<RunSocket>(
+        std::move(connected), outbox_, std::move(take_plan),
+        [writer = writer_, &service = service_, peer = peer_](const absl::Status& why) {
+          // What is no fault of a message is the gateway's leaving, which the stream shows as well.
+          if (absl::IsInvalidArgument(why))
+            service.log_.Warning("Run stream ends", {{"peer", peer}, {"reason", why.message()}});
+          writer->Abort(why);
+        });
+    by_socket_ = true;
+    outbox_->PutSocketAnswer(true);
+    exit_->UseSocket(socket);
+    service_.message_streams_["grpc"].Decrement();
+    service_.message_streams_["unix"].Increment();
+    service_.log_.Info("plans and reports go through a socket", {{"peer", peer_}});
+    service_.loop_->AddSource(*engine_stream_, socket);
+  }
+
+  // Checks it and keeps what it refuses; nothing for a repeat. Where plans come in: the reading side, or the
+  // step loop's thread.
+  absl::StatusOr<std::optional<Plan>> TakePlan(const v1::Plan& message) {
     if (message.number() <= last_plan_) {  // repeats are no-ops
       service_.stale_messages_.Increment();
-      return absl::OkStatus();
+      return std::nullopt;
     }
     if (message.number() != last_plan_ + 1) {
       service_.protocol_errors_["plan_number"].Increment();
@@ -186,35 +299,34 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
       return checked.status();
     }
     last_plan_ = message.number();
-    Apply(*std::move(checked));
-    return absl::OkStatus();
+    return Refuse(*std::move(checked));
   }
 
-  void Apply(CheckedPlan checked) {
+  // What is left to do of it.
+  Plan Refuse(CheckedPlan checked) {
     for (const SequenceReport& refused : checked.refused) {
       service_.protocol_errors_["admission"].Increment();
       service_.log_.Warning("admission refused",
                             {{"peer", peer_}, {"sequence", refused.id}, {"reason", refused.error.message()}});
     }
     std::vector<SequenceReport> ended = std::move(checked.refused);
-    if (service_.draining()) {
+    if (service_.draining_) {
       for (const Admission& admission : checked.plan.admissions) ended.push_back(GiveBack(admission));
       checked.plan.admissions.clear();
     }
     if (!ended.empty()) {
       outbox_->PutEnded(std::move(ended));
-      writer_->Wake();
+      exit_->Send();
     }
-    absl::MutexLock lock(&engine_mu_);
-    if (engine_stream_) service_.loop_->PostPlan(*engine_stream_, std::move(checked.plan));
+    return std::move(checked.plan);
   }
 
   void EnterEngine() {
     absl::MutexLock lock(&engine_mu_);
     if (left_) return;
-    engine_stream_ = service_.loop_->OpenStream([outbox = outbox_, writer = writer_](Report report) {
-      outbox->Put(std::move(report));
-      writer->Wake();
+    engine_stream_ = service_.loop_->OpenStream([exit = exit_](Report report) {
+      exit->outbox().Put(std::move(report));
+      exit->Send();
     });
   }
   void LeaveEngine() {
@@ -230,15 +342,17 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
   const std::string peer_;
   std::shared_ptr<RunOutbox> outbox_;
   std::shared_ptr<Writer> writer_;
+  std::shared_ptr<ReportExit> exit_;
   const std::shared_ptr<std::atomic<bool>> hello_came_ = std::make_shared<std::atomic<bool>>(false);
   grpc::Alarm hello_alarm_;
 
   // Of the reading side, one callback at a time.
   v1::RunRequest request_;
   std::string incarnation_;
-  uint64_t last_plan_ = 0;
+  bool socket_came_ = false, by_socket_ = false;
+  uint64_t last_plan_ = 0;  // once plans come by the socket, of the step loop
 
-  // Never taken while the service's lock is wanted.
+  // Never taken while the service's lock is wanted, nor on the step loop's thread.
   absl::Mutex engine_mu_;
   std::optional<StreamId> engine_stream_ ABSL_GUARDED_BY(engine_mu_);
   bool left_ ABSL_GUARDED_BY(engine_mu_) = false;
@@ -249,11 +363,14 @@ RunService::RunService(const RunServiceOptions& options, telemetry::Metrics& met
       log_(log),
       protocol_errors_(metrics.AddCounters(
           "protocol_errors_total", "Messages of a peer that broke the protocol", "check",
-          {"order", "plan_number", "plan", "admission", "exception"}, {{"peer", "gateway"}})),
+          {"order", "plan_number", "plan", "admission", "socket", "exception"}, {{"peer", "gateway"}})),
       handshake_failures_(metrics.AddCounters("handshake_failures_total", "Hellos that did not fit, by field",
                                               "field", HelloFields(), {{"peer", "gateway"}})),
       stale_messages_(metrics.AddCounter("stale_messages_total", "Messages that came too late to matter",
-                                         {{"stream", "run"}})) {}
+                                         {{"stream", "run"}})),
+      message_streams_(metrics.AddGauges("run_message_streams",
+                                         "Open streams of gateways, by how plans and reports travel",
+                                         "transport", {"grpc", "unix"})) {}
 
 RunService::~RunService() {
   {
@@ -285,6 +402,7 @@ void RunService::Drain(absl::Duration patience) {
   const absl::Time deadline = absl::Now() + patience;
   absl::MutexLock lock(&mu_);
   state_ = State::kDraining;
+  draining_ = true;
   for (RunStream* stream : streams_) stream->AnnounceDrain(patience);
   const auto no_streams = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return streams_.empty(); };
   while (!streams_.empty() && absl::Now() < deadline && loop_->stats().running_sequences > 0) {
@@ -306,11 +424,6 @@ bool RunService::AwaitNoStreams(absl::Duration timeout) const {
   absl::MutexLock lock(&mu_);
   const auto no_streams = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return streams_.empty(); };
   return mu_.AwaitWithTimeout(absl::Condition(&no_streams), timeout);
-}
-
-bool RunService::draining() const {
-  absl::MutexLock lock(&mu_);
-  return state_ == State::kDraining;
 }
 
 absl::Status RunService::Enter(RunStream& stream) {

@@ -12,7 +12,9 @@
 #pragma once
 
 #include <prometheus/counter.h>
+#include <prometheus/gauge.h>
 
+#include <atomic>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -69,16 +71,17 @@ class RunService final : public v1::Verifier::CallbackService {
   // The verifier's numbers, for streams to which the engine has nothing to report.
   Report PresentNumbers() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Heartbeats() ABSL_LOCKS_EXCLUDED(mu_);
-  bool draining() const ABSL_LOCKS_EXCLUDED(mu_);
 
   const RunServiceOptions options_;
   telemetry::Logger& log_;
   telemetry::Labelled<prometheus::Counter> protocol_errors_;
   telemetry::Labelled<prometheus::Counter> handshake_failures_;
   prometheus::Counter& stale_messages_;
+  telemetry::Labelled<prometheus::Gauge> message_streams_;  // by transport of plans and reports
 
   mutable absl::Mutex mu_;
   State state_ ABSL_GUARDED_BY(mu_) = State::kStarting;
+  std::atomic<bool> draining_{false};  // that of the state: a socket's plans must not wait for the lock
   // Constant while streams are in the engine.
   RunIdentity identity_;
   StepLoop* loop_ = nullptr;

@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <functional>
 #include <map>
@@ -11,6 +14,7 @@
 #include <thread>
 
 #include "common/rpc/channel.h"
+#include "common/rpc/message_socket.h"
 #include "common/rpc/protocol_version.h"
 #include "common/rpc/server.h"
 
@@ -28,8 +32,16 @@ class FakeStepLoop : public StepLoop {
     return last_stream_;
   }
   void CloseStream(StreamId stream) override {
+    {
+      absl::MutexLock lock(&mu_);
+      sinks_.erase(stream);
+      sources_.erase(stream);
+    }
+    absl::MutexLock lock(&turn_mu_);  // waits for a call under way
+  }
+  void AddSource(StreamId stream, std::shared_ptr<MessageSource> source) override {
     absl::MutexLock lock(&mu_);
-    sinks_.erase(stream);
+    if (sinks_.contains(stream)) sources_[stream] = std::move(source);
   }
   void OpenDrafter(int, DrafterStream, std::function<void(absl::Status)>) override {}
   void CloseDrafter(int) override {}
@@ -52,6 +64,22 @@ class FakeStepLoop : public StepLoop {
   void Deliver(StreamId stream, Report report) {
     absl::MutexLock lock(&mu_);
     if (const auto sink = sinks_.find(stream); sink != sinks_.end()) sink->second(std::move(report));
+  }
+  // As the loop's thread would when the stream's descriptor is ready, at the latest after ten seconds. False:
+  // the source has ended.
+  bool Turn(StreamId stream) {
+    absl::MutexLock turn(&turn_mu_);
+    std::shared_ptr<MessageSource> source;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto found = sources_.find(stream);
+      if (found == sources_.end()) return false;
+      source = found->second;
+    }
+    const int events = source->sending() ? POLLIN | POLLOUT : POLLIN;
+    pollfd watch{source->fd(), static_cast<short>(events), 0};
+    EXPECT_EQ(poll(&watch, 1, 10'000), 1);
+    return source->OnReady();
   }
   void SetRunning(int running) {
     absl::MutexLock lock(&mu_);
@@ -76,8 +104,10 @@ class FakeStepLoop : public StepLoop {
   }
 
  private:
+  absl::Mutex turn_mu_ ABSL_ACQUIRED_BEFORE(mu_);
   mutable absl::Mutex mu_;
   std::map<StreamId, ReportSink> sinks_ ABSL_GUARDED_BY(mu_);
+  std::map<StreamId, std::shared_ptr<MessageSource>> sources_ ABSL_GUARDED_BY(mu_);
   std::vector<Plan> plans_ ABSL_GUARDED_BY(mu_);
   StreamId last_stream_ ABSL_GUARDED_BY(mu_) = 0;
   int running_ ABSL_GUARDED_BY(mu_) = 0;
@@ -113,6 +143,24 @@ class Peer {
     return stream_->Write(request);
   }
   bool Send(const v1::RunRequest& request) { return stream_->Write(request); }
+  bool SendSocket(const rpc::SocketAddress& address) {
+    v1::RunRequest request;
+    request.mutable_socket()->set_name(address.name);
+    request.mutable_socket()->set_nonce(address.nonce);
+    return stream_->Write(request);
+  }
+  // Null if the verifier has not connected.
+  std::unique_ptr<rpc::MessageSocket> OpenSocket() {
+    const auto listener = rpc::SocketListener::Create();
+    EXPECT_TRUE(listener.ok()) << listener.status();
+    EXPECT_TRUE(SendSocket((*listener)->address()));
+    const v1::RunResponse answer = Read();
+    EXPECT_TRUE(answer.has_socket());
+    if (!answer.socket().connected()) return nullptr;
+    auto socket = (*listener)->Accept(kMaxRunMessageBytes);
+    EXPECT_TRUE(socket.ok()) << socket.status();
+    return *std::move(socket);
+  }
   // Nothing is read meanwhile, so that the verifier cannot write for ever.
   v1::RunResponse Read() {
     v1::RunResponse response;
@@ -163,6 +211,7 @@ class RunServiceTest : public ::testing::Test {
     identity.max_model_len = 64;
     identity.max_sequences = 4;
     identity.max_step_tokens = 32;
+    identity.local_socket = true;
     service_.Open(identity, loop_);
   }
   // A gateway past the hellos; stream ids of the fake count from 1.
@@ -269,7 +318,7 @@ TEST_F(RunServiceTest, MessagesOutOfOrderEndTheStream) {
       {"plan.number must be 1, got 2", [](Peer& peer) { peer.SendHello(), peer.SendPlan(2); }},
       {"a plan came before the hello", [](Peer& peer) { peer.SendPlan(1); }},
       {"a second hello came", [](Peer& peer) { peer.SendHello(), peer.SendHello(); }},
-      {"a message holds neither hello nor plan", [](Peer& peer) { peer.SendHello(), peer.Send({}); }},
+      {"a message holds none of hello, plan and socket", [](Peer& peer) { peer.SendHello(), peer.Send({}); }},
       {"plan admits sequence 1 twice",
        [](Peer& peer) {
          peer.SendHello();
@@ -390,6 +439,196 @@ TEST_F(RunServiceTest, BeforeItIsOpenStreamsAreToldToComeBack) {
   EXPECT_EQ(std::string(pushback->second.data(), pushback->second.size()), "1000");
 }
 
+v1::Plan NumberedPlan(uint64_t number) {
+  v1::Plan plan;
+  plan.set_number(number);
+  return plan;
+}
+void SendPlan(rpc::MessageSocket& socket, const v1::Plan& plan) {
+  EXPECT_TRUE(socket.Send(plan.SerializeAsString()).ok());
+  EXPECT_FALSE(socket.sending());
+}
+// The next report, at the latest after ten seconds; fails when the verifier has gone.
+absl::StatusOr<v1::Report> ReadReport(rpc::MessageSocket& socket) {
+  while (true) {
+    const auto bytes = socket.Receive();
+    if (!bytes.ok()) return bytes.status();
+    v1::Report report;
+    if (*bytes) {
+      EXPECT_TRUE(report.ParseFromArray((*bytes)->data(), static_cast<int>((*bytes)->size())));
+      return report;
+    }
+    pollfd watch{socket.fd(), POLLIN, 0};
+    if (poll(&watch, 1, 10'000) != 1) return absl::DeadlineExceededError("no report came");
+  }
+}
+
+TEST_F(RunServiceTest, PlansAndReportsGoThroughASocket) {
+  Open();
+  auto peer = Connected();
+  EXPECT_EQ(Metric("tandem_run_message_streams{transport=\"grpc\"}"), " 1");
+  const auto socket = peer->OpenSocket();
+  ASSERT_NE(socket, nullptr);
+  EXPECT_EQ(Metric("tandem_run_message_streams{transport=\"grpc\"}"), " 0");
+  EXPECT_EQ(Metric("tandem_run_message_streams{transport=\"unix\"}"), " 1");
+  for (uint64_t number = 1; number <= 20; ++number) {
+    v1::Plan plan = NumberedPlan(number);
+    Admit(plan, number);
+    SendPlan(*socket, plan);
+    ASSERT_TRUE(loop_.Turn(1));
+    EXPECT_EQ(loop_.NextPlan().admissions.at(0).id, number);
+    loop_.Deliver(1, TokensOf(number, 1, {42}));
+    const auto report = ReadReport(*socket);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->number(), number);
+    EXPECT_THAT(report->sequences(0).token_ids(), ElementsAre(42));
+  }
+  // A bad admission and a repeat are what they are in the stream.
+  v1::Plan plan = NumberedPlan(21);
+  Admit(plan, 21);
+  plan.mutable_admissions(0)->set_token_ids(0, 100);
+  SendPlan(*socket, plan);
+  ASSERT_TRUE(loop_.Turn(1));
+  EXPECT_EQ(ReadReport(*socket)->sequences(0).end(), v1::SEQUENCE_END_FAILED);
+  SendPlan(*socket, plan);
+  ASSERT_TRUE(loop_.Turn(1));
+  EXPECT_EQ(Metric("tandem_stale_messages_total{stream=\"run\"}"), " 1");
+  // What the engine says last comes before the end.
+  loop_.Deliver(1, TokensOf(1, 2, {7}));
+  peer->HalfClose();
+  EXPECT_TRUE(peer->Finish().ok());
+  EXPECT_TRUE(loop_.AwaitStreams(0));
+  EXPECT_TRUE(ReadReport(*socket).ok());
+  EXPECT_TRUE(service_.AwaitNoStreams(absl::Seconds(10)));
+  EXPECT_EQ(ReadReport(*socket).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Metric("tandem_run_message_streams{transport=\"unix\"}"), " 0");
+}
+
+TEST_F(RunServiceTest, ASocketThatCannotBeReachedLeavesPlansInTheStream) {
+  Open();
+  auto peer = Connected();
+  ASSERT_TRUE(peer->SendSocket({"tandem-" + std::string(32, '0'), std::string(16, 'n')}));
+  const v1::RunResponse answer = peer->Read();
+  ASSERT_TRUE(answer.has_socket());
+  EXPECT_FALSE(answer.socket().connected());
+  ASSERT_TRUE(peer->SendPlan(1));
+  EXPECT_EQ(loop_.NextPlan().number, 1u);
+  loop_.Deliver(1, TokensOf(5, 1, {42}));
+  EXPECT_EQ(peer->Read().report().number(), 1u);
+  EXPECT_EQ(Metric("tandem_run_message_streams{transport=\"grpc\"}"), " 1");
+}
+
+TEST_F(RunServiceTest, ASlowReaderOfASocketGetsFewerLargerReportsWithEveryToken) {
+  Open();
+  auto peer = Connected();
+  const auto socket = peer->OpenSocket();
+  ASSERT_NE(socket, nullptr);
+  const int32_t reports = 2000, tokens_each = 500;
+  for (int32_t i = 0; i < reports; ++i) {
+    loop_.Deliver(1, TokensOf(1, i * tokens_each, std::vector<int32_t>(tokens_each, i % 100)));
+  }
+  std::atomic<bool> over{false};
+  std::thread loop([&] {
+    while (!over && loop_.Turn(1)) {
+    }
+  });
+  int32_t received = 0;
+  uint64_t last_number = 0;
+  while (received < reports * tokens_each) {
+    const auto report = ReadReport(*socket);
+    ASSERT_TRUE(report.ok()) << report.status();
+    ASSERT_EQ(report->number(), ++last_number);
+    ASSERT_EQ(report->sequences(0).first_index(), static_cast<uint32_t>(received));
+    received += report->sequences(0).token_ids_size();
+  }
+  EXPECT_EQ(received, reports * tokens_each);
+  EXPECT_LT(last_number, static_cast<uint64_t>(reports));
+  over = true;
+  SendPlan(*socket, NumberedPlan(1));  // wakes it
+  loop.join();
+}
+
+TEST_F(RunServiceTest, WhatIsWrongOnASocketEndsItsStreamAlone) {
+  Open();
+  auto other = Connected();
+  using rpc::MessageSocket;
+  struct Case {
+    std::string check, message;
+    std::function<void(Peer&, MessageSocket&)> act;
+  };
+  const auto plan = [](uint64_t number, const std::function<void(v1::Plan&)>& change) {
+    return [=](Peer&, MessageSocket& socket) {
+      v1::Plan message = NumberedPlan(number);
+      change(message);
+      SendPlan(socket, message);
+    };
+  };
+  const std::vector<Case> cases{
+      {"plan", "no Plan", [](Peer&, MessageSocket& s) { ASSERT_TRUE(s.Send("\xff\xff garbage").ok()); }},
+      {"plan", "at most",
+       [](Peer&, MessageSocket& s) { ASSERT_EQ(write(s.fd(), "\xff\xff\xff\xff", 4), 4); }},
+      {"plan_number", "plan.number must be 1, got 2", plan(2, [](v1::Plan&) {})},
+      {"plan", "twice", plan(1, [](v1::Plan& p) { Admit(p, 1), Admit(p, 1); })},
+      {"order", "not by the socket", [](Peer& peer, MessageSocket&) { peer.SendPlan(1); }},
+      {"order", "too late",
+       [](Peer& peer, MessageSocket&) {
+         peer.SendSocket({"tandem-" + std::string(32, '0'), "0123456789abcdef"});
+       }},
+      {"", "the peer has closed", [](Peer&, MessageSocket& s) { shutdown(s.fd(), SHUT_RDWR); }},
+  };
+  StreamId stream = 1;
+  std::map<std::string, int> errors;
+  for (const Case& c : cases) {
+    auto peer = Connected();
+    const auto socket = peer->OpenSocket();
+    ASSERT_NE(socket, nullptr);
+    c.act(*peer, *socket);
+    ++stream;
+    if (c.check != "order") {
+      EXPECT_FALSE(loop_.Turn(stream)) << c.message;
+    }
+    EXPECT_THAT(peer->Finish().error_message(), HasSubstr(c.message));
+    EXPECT_TRUE(loop_.AwaitStreams(1));
+    if (!c.check.empty()) {
+      EXPECT_EQ(Metric("tandem_protocol_errors_total{check=\"" + c.check + "\",peer=\"gateway\"}"),
+                " " + std::to_string(++errors[c.check]))
+          << c.message;
+    }
+  }
+  ASSERT_TRUE(other->SendPlan(1));
+  EXPECT_EQ(loop_.NextPlan().number, 1u);
+}
+
+TEST_F(RunServiceTest, ASocketThatIsNoneOrWasNotAskedForEndsTheStream) {
+  Open();
+  const std::string name = "tandem-" + std::string(32, '0'), nonce(16, 'n');
+  const std::vector<std::pair<std::string, std::function<void(Peer&)>>> cases{
+      {"socket must be",
+       [&](Peer& peer) {
+         peer.SendHello(), peer.SendSocket({"../../run/other", nonce});
+       }},
+      {"socket must be",
+       [&](Peer& peer) {
+         peer.SendHello(), peer.SendSocket({name, "short"});
+       }},
+      {"too late",
+       [&](Peer& peer) {
+         peer.SendSocket({name, nonce});
+       }},
+      {"too late",
+       [&](Peer& peer) {
+         peer.SendHello(), peer.SendPlan(1), peer.SendSocket({name, nonce});
+       }},
+  };
+  for (const auto& [message, act] : cases) {
+    Peer peer(server_->address());
+    act(peer);
+    const grpc::Status status = peer.Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr(message));
+  }
+}
+
 class RunHeartbeatTest : public RunServiceTest {
  protected:
   RunHeartbeatTest() : RunServiceTest(absl::Milliseconds(20)) {}
@@ -403,6 +642,21 @@ TEST_F(RunHeartbeatTest, AStreamWithoutNewsGetsTheNumbersAnyway) {
   EXPECT_EQ(first.kv_free_blocks(), 11u);
   EXPECT_EQ(first.sequence_share(), 4u);
   EXPECT_EQ(peer->Read().report().number(), 2u);
+}
+
+TEST_F(RunHeartbeatTest, BySocketItGetsThemWithoutTheLoop) {
+  Open();
+  auto peer = Connected();
+  const auto listener = rpc::SocketListener::Create();
+  ASSERT_TRUE(listener.ok());
+  ASSERT_TRUE(peer->SendSocket((*listener)->address()));
+  uint64_t number = 0;
+  v1::RunResponse response = peer->Read();
+  for (; response.has_report(); response = peer->Read()) EXPECT_EQ(response.report().number(), ++number);
+  ASSERT_TRUE(response.socket().connected());
+  const auto socket = (*listener)->Accept();
+  ASSERT_TRUE(socket.ok());
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(ReadReport(**socket)->number(), ++number);
 }
 
 TEST_F(RunServiceTest, DrainTellsRefusesAndWaitsForWhatRuns) {

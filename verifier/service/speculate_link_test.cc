@@ -59,7 +59,7 @@ class ScriptedPeer : public v1::Drafter::Service {
 class RecordingListener : public DrafterLink::Listener {
  public:
   void OnOpen(speculation::DrafterHello hello, std::shared_ptr<const speculation::Projection> projection,
-              RowTransport transport, std::shared_ptr<DraftSource> source) override {
+              RowTransport transport, std::shared_ptr<MessageSource> source) override {
     absl::MutexLock lock(&mu_);
     source_ = std::move(source);
     hello_ = std::move(hello);
@@ -102,7 +102,7 @@ class RecordingListener : public DrafterLink::Listener {
     absl::MutexLock lock(&mu_);
     return projection_;
   }
-  std::shared_ptr<DraftSource> source() {
+  std::shared_ptr<MessageSource> source() {
     absl::MutexLock lock(&mu_);
     return source_;
   }
@@ -116,7 +116,7 @@ class RecordingListener : public DrafterLink::Listener {
   std::vector<std::string> events_ ABSL_GUARDED_BY(mu_);
   speculation::DrafterHello hello_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const speculation::Projection> projection_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<DraftSource> source_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<MessageSource> source_ ABSL_GUARDED_BY(mu_);
   std::vector<std::string> fallbacks_ ABSL_GUARDED_BY(mu_);
   absl::Status why_ ABSL_GUARDED_BY(mu_);
 };
@@ -541,7 +541,7 @@ void SendBatch(rpc::MessageSocket& socket, uint64_t number, uint64_t feed_number
 }
 
 // As the step loop does, until the source ends.
-bool Turn(DraftSource& source) {
+bool Turn(MessageSource& source) {
   AwaitReadable(source.fd());
   return source.OnReady();
 }
@@ -563,7 +563,7 @@ TEST(SpeculateLink, FeedsAndDraftsGoThroughASocketOnceItIsConnected) {
   const auto link = NewSpeculateLink(peer.address());
   link->Connect(HelloWithSocket(), listener);
   listener.Await(1);
-  const std::shared_ptr<DraftSource> source = listener.source();
+  const std::shared_ptr<MessageSource> source = listener.source();
   ASSERT_NE(source, nullptr);
   for (uint64_t number = 1; number <= 3; ++number) {
     link->SendFeed(FeedOf(number, 0, 2, 0));
@@ -600,7 +600,7 @@ TEST(SpeculateLink, AHungDrafterGetsMergedFeedsThroughItsSocket) {
   const auto link = NewSpeculateLink(peer.address());
   link->Connect(HelloWithSocket(), listener);
   listener.Await(1);
-  const std::shared_ptr<DraftSource> source = listener.source();
+  const std::shared_ptr<MessageSource> source = listener.source();
   ASSERT_NE(source, nullptr);
   for (uint64_t id = 1; id <= 2000; ++id) link->SendFeed(FeedOf(id, 0, 500, 0));
   EXPECT_TRUE(source->sending());
@@ -687,7 +687,7 @@ TEST(SpeculateLink, ASocketThatIsWrongEndsTheStream) {
     const auto link = NewSpeculateLink(peer.address());
     link->Connect(HelloWithSocket(), listener);
     listener.Await(1);
-    if (const std::shared_ptr<DraftSource> source = listener.source(); source != nullptr) {
+    if (const std::shared_ptr<MessageSource> source = listener.source(); source != nullptr) {
       while (Turn(*source)) {
       }
     }
