@@ -56,6 +56,8 @@ struct GatewaySide : gateway::VerifierLink::Listener {
     });
   }
   void OnDraining(absl::Duration) override {}
+  void OnSource(std::shared_ptr<MessageSource>) override {}
+  void OnFallback(absl::Status) override {}
   void OnClosed(absl::Status why) override {
     heard.Note([&] { closed.push_back(std::move(why)); });
   }

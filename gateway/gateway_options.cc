@@ -25,6 +25,10 @@ void AddGatewayOptions(OptionParser& parser, GatewayOptions* options) {
                        "A boolean that requests may set in chat_template_kwargs; repeat for more");
   parser.AddDuration("request-timeout", &options->request_timeout, absl::Seconds(1), 24 * kHour,
                      "Deadline of requests without one, and the longest one accepted");
+  parser.AddChoice(
+      "run-transport", &options->run_transport, {"auto", "grpc"},
+      "How plans and reports travel; auto: a Unix socket to verifiers on this machine; grpc: all "
+      "through gRPC");
   parser.AddDuration("wait-for-verifier", &options->verifier_wait, absl::ZeroDuration(), kHour,
                      "How long a running request waits for a verifier that was lost");
   parser.AddDuration(

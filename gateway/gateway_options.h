@@ -21,6 +21,7 @@ struct GatewayOptions {
   Address http{"127.0.0.1", 8000, ""}, grpc{"127.0.0.1", 8001, ""}, metrics{"127.0.0.1", 8002, ""};
   std::vector<std::string> template_flags = {"enable_thinking"};
   absl::Duration request_timeout = limits::kRequestDeadline;
+  std::string run_transport = "auto";  // to verifiers; or "grpc"
   absl::Duration verifier_wait = limits::kLostVerifierWait;
   absl::Duration max_queue_wait = limits::kPredictedWait;
   absl::Duration write_stall = limits::kWriteStall;

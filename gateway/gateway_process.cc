@@ -60,7 +60,8 @@ std::string ModelName(const GatewayOptions& options, const std::string& path) {
 
 std::vector<std::unique_ptr<VerifierLink>> RunLinks(const GatewayOptions& options) {
   std::vector<std::unique_ptr<VerifierLink>> links;
-  for (const Address& verifier : options.verifiers) links.push_back(NewRunLink(verifier));
+  const RunLinkOptions link{.channel = {}, .local_socket = options.run_transport == "auto"};
+  for (const Address& verifier : options.verifiers) links.push_back(NewRunLink(verifier, link));
   return links;
 }
 

@@ -41,6 +41,8 @@ class BatcherTest : public ::testing::Test {
     void OnHello(VerifierHello hello) override { batcher->OnHello(index, std::move(hello)); }
     void OnReport(Report report) override { batcher->OnReport(index, std::move(report)); }
     void OnDraining(absl::Duration) override { batcher->OnDraining(index); }
+    void OnSource(std::shared_ptr<MessageSource>) override {}
+    void OnFallback(absl::Status) override {}
     void OnClosed(absl::Status why) override { batcher->OnClosed(index, std::move(why)); }
   };
   struct Client {

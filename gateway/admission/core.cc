@@ -47,7 +47,8 @@ class RunningGeneration : public Generation {
 // Takes what a link says to the loop's thread.
 class Core::Ear : public VerifierLink::Listener {
  public:
-  Ear(EventLoop& loop, int index) : loop_(loop), index_(index) {}
+  Ear(EventLoop& loop, int index, std::string name, Observer& observer)
+      : loop_(loop), index_(index), name_(std::move(name)), observer_(observer) {}
   void Attach(Batcher* batcher) { batcher_ = batcher; }
 
   void OnHello(VerifierHello hello) override {
@@ -62,14 +63,28 @@ class Core::Ear : public VerifierLink::Listener {
   void OnDraining(absl::Duration) override {
     loop_.Post([b = batcher_, i = index_] { b->OnDraining(i); });
   }
+  void OnSource(std::shared_ptr<MessageSource> source) override {
+    loop_.Post([&loop = loop_, i = index_, source = std::move(source)]() mutable {
+      loop.Watch(i, std::move(source));
+    });
+  }
+  void OnFallback(absl::Status why) override {
+    loop_.Post([this, why = std::move(why)] { observer_.OnFallback(name_, why); });
+  }
   void OnClosed(absl::Status why) override {
-    loop_.Post(
-        [b = batcher_, i = index_, why = std::move(why)]() mutable { b->OnClosed(i, std::move(why)); });
+    loop_.Post([this, why = std::move(why)]() mutable {
+      // What came last is heard, too, before the end.
+      if (const auto source = loop_.Unwatch(index_)) source->OnReady();
+      loop_.Post(
+          [b = batcher_, i = index_, why = std::move(why)]() mutable { b->OnClosed(i, std::move(why)); });
+    });
   }
 
  private:
   EventLoop& loop_;
   const int index_;
+  const std::string name_;
+  Observer& observer_;
   Batcher* batcher_ = nullptr;  // constant once attached, before the first Connect
 };
 
@@ -112,7 +127,8 @@ Core::Core(CoreOptions options, ModelText text, std::vector<std::unique_ptr<Veri
   std::vector<VerifierLink*> link_pointers;
   std::vector<VerifierLink::Listener*> listeners;
   for (const auto& link : links_) {
-    ears_.push_back(std::make_unique<Ear>(*loop_, static_cast<int>(link_pointers.size())));
+    ears_.push_back(
+        std::make_unique<Ear>(*loop_, static_cast<int>(link_pointers.size()), link->name(), observer_));
     listeners.push_back(ears_.back().get());
     link_pointers.push_back(link.get());
   }

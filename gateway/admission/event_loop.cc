@@ -14,23 +14,29 @@ void EventLoop::Stop() {
   {
     const std::lock_guard lock(mu_);
     stop_ = true;
-    wake_.notify_one();
+    waiting_.Ring();
     settled_.notify_all();
   }
-  if (thread_.joinable()) thread_.join();
+  if (!thread_.joinable()) return;
+  thread_.join();
+  sources_.Clear();
 }
 
 void EventLoop::Post(absl::AnyInvocable<void()> event) {
   const std::lock_guard lock(mu_);
   if (stop_) return;
   events_.push_back(std::move(event));
-  if (events_.size() == 1) wake_.notify_one();
+  if (events_.size() == 1 && asleep_) waiting_.Ring();
 }
 
 void EventLoop::Settle() {
   Wake();
   std::unique_lock lock(mu_);
   settled_.wait(lock, [this] { return stop_ || (asleep_ && events_.empty()); });
+}
+
+void EventLoop::Watch(int key, std::shared_ptr<MessageSource> source) {
+  if (source->OnReady()) sources_.Insert(key, std::move(source));
 }
 
 void EventLoop::Run() {
@@ -40,18 +46,21 @@ void EventLoop::Run() {
     bool last = false;
     {
       std::unique_lock lock(mu_);
-      while (events_.empty() && !stop_) {
-        const absl::Duration wait = next_wake - clock_.Now();
-        if (wait <= absl::ZeroDuration()) break;
-        asleep_ = true;
-        settled_.notify_all();
-        if (wait == absl::InfiniteDuration()) {
-          wake_.wait(lock);
-        } else {
-          wake_.wait_for(lock, absl::ToChronoNanoseconds(std::min(wait, absl::Hours(1))));
-        }
+      bool looked = sources_.empty();  // sources are looked at once a round, also while there are events
+      while (true) {
+        const bool idle = events_.empty() && !stop_;
+        const absl::Duration wait =
+            idle ? std::max(next_wake - clock_.Now(), absl::ZeroDuration()) : absl::ZeroDuration();
+        if (looked && wait == absl::ZeroDuration()) break;
+        asleep_ = idle;
+        if (idle) settled_.notify_all();
+        lock.unlock();
+        // What sources bring is among the events afterwards.
+        sources_.Wait(waiting_, wait == absl::InfiniteDuration() ? wait : std::min(wait, absl::Hours(1)));
+        lock.lock();
+        asleep_ = false;
+        looked = true;
       }
-      asleep_ = false;
       batch.swap(events_);
       last = stop_;
     }

@@ -4,13 +4,15 @@
 //   loop.Post([&] { batcher.Submit(...); });
 //
 // Events run in the order of their posting. After each batch of them, and when the time that `after_events`
-// returned has come, `after_events` runs. Between them the thread sleeps; there is no polling.
+// returned has come, `after_events` runs. Between them the thread sleeps, on sockets of its own, too: what
+// these bring is posted.
 //
 // Post and Wake: any thread. A stopped loop drops what is posted.
 #pragma once
 
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -18,6 +20,8 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "common/base/message_sources.h"
+#include "common/base/wait_set.h"
 
 namespace tandem::gateway {
 
@@ -36,6 +40,10 @@ class EventLoop {
   void Stop();
 
   void Post(absl::AnyInvocable<void()> event);
+  // On the loop's thread. From now on it sleeps on the source as well, and calls it once at first.
+  void Watch(int key, std::shared_ptr<MessageSource> source);
+  // On the loop's thread. The source that it has slept on; null: none, or it has ended.
+  std::shared_ptr<MessageSource> Unwatch(int key) { return sources_.Remove(key); }
   // Lets the loop look at the clock again: for tests that have advanced a fake one.
   void Wake() {
     Post([] {});
@@ -48,10 +56,12 @@ class EventLoop {
 
   const Clock& clock_;
   std::function<absl::Duration()> after_events_;
+  MessageSources<int> sources_;  // the loop's thread only
+  WaitSet waiting_;
   std::thread thread_;
   // std::mutex, since the thread sanitizer does not see into the distribution's build of absl::Mutex.
   std::mutex mu_;
-  std::condition_variable wake_, settled_;
+  std::condition_variable settled_;
   std::vector<absl::AnyInvocable<void()>> events_;  // guarded by mu_
   bool stop_ = false;                               // guarded by mu_
   bool asleep_ = false;                             // guarded by mu_

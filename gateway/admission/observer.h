@@ -61,6 +61,8 @@ class Observer {
   virtual void OnLoad(const Load& /*load*/) {}  // whenever it changed
   virtual void OnVerifierState(int /*verifier*/, const std::string& /*name*/, VerifierState /*state*/,
                                const absl::Status& /*why*/) {}
+  // Plans and reports go through gRPC although a socket was possible.
+  virtual void OnFallback(const std::string& /*name*/, const absl::Status& /*why*/) {}
   virtual void OnHandshakeFailure(int /*verifier*/, const char* /*field*/) {}
   virtual void OnProtocolError(int /*verifier*/, const char* /*check*/) {}
   virtual void OnStaleMessage() {}

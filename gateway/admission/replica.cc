@@ -107,7 +107,8 @@ void Replica::SendPlan(int32_t waiting_sequences, int64_t waiting_tokens, int32_
   plan.waiting_sequences = sent_waiting_sequences_ = waiting_sequences;
   plan.waiting_tokens = sent_waiting_tokens_ = waiting_tokens;
   plan.prefill_token_budget = prefill_token_budget;
-  last_plan_ = link_.SendPlan(std::exchange(plan, Plan()));
+  // Without a stream it is dropped; reports on their way may still name the last one.
+  last_plan_ = std::max(last_plan_, link_.SendPlan(std::exchange(plan, Plan())));
   cancelled_by_plan_.insert(cancelled_by_plan_.end(), static_cast<size_t>(unsent_cancellations_), last_plan_);
   unsent_cancellations_ = 0;
 }

@@ -4,12 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/base/message_sources.h"
 #include "common/sampling/sampler.h"
 
 namespace tandem::gateway {
@@ -127,21 +129,28 @@ struct Report {
 // Connect, SendPlan and Close are called on one thread (the batcher's) and never wait for the network.
 class VerifierLink {
  public:
-  // Called on threads of the link, one call at a time; may not call back into the link.
+  // Called on threads of the link, one call at a time, but for OnReport by a source; may not call back into
+  // the link.
   class Listener {
    public:
     virtual ~Listener() = default;
     virtual void OnHello(VerifierHello hello) = 0;
     virtual void OnReport(Report report) = 0;
     virtual void OnDraining(absl::Duration until_closed) = 0;
+    // Reports come by the socket of this source: whoever hears has OnReady called on the thread that calls
+    // the link, at once and whenever it is ready, until OnClosed and maybe once then, for what came last.
+    // OnReport is called by it. At most once per stream, after OnHello.
+    virtual void OnSource(std::shared_ptr<MessageSource> source) = 0;
+    // No socket can be had, plans and reports go through gRPC.
+    virtual void OnFallback(absl::Status why) = 0;
     virtual void OnClosed(absl::Status why) = 0;
   };
 
   // Ends the stream; returns when the listener is not called any more.
   virtual ~VerifierLink() = default;
 
-  // Starts a stream and sends Hello. `listener` is borrowed until OnClosed has returned. Allowed again after
-  // OnClosed.
+  // Starts a stream and sends Hello. `listener` is borrowed until OnClosed has returned and its source is no
+  // longer called. Allowed again after that.
   virtual void Connect(const GatewayHello& hello, Listener& listener) = 0;
   // Sends a plan, merged with those that wait for a write in flight. Returns the number under which it goes
   // out, for comparison with Report::plan_number. Without a stream the plan is dropped (OnClosed is on its

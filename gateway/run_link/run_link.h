@@ -1,4 +1,5 @@
-// The Run stream over gRPC: admission/verifier_link.h for one verifier's address.
+// The Run stream over gRPC, with a socket beside it on one machine: admission/verifier_link.h for one
+// verifier's address.
 #pragma once
 
 #include <memory>
@@ -9,8 +10,13 @@
 
 namespace tandem::gateway {
 
+struct RunLinkOptions {
+  rpc::ChannelOptions channel;
+  bool local_socket = true;  // offered to a verifier of this machine
+};
+
 // Never fails; streams do. Each Connect dials anew, so that a channel's own pauses between attempts do not
 // add to the batcher's.
-std::unique_ptr<VerifierLink> NewRunLink(const Address& address, const rpc::ChannelOptions& options = {});
+std::unique_ptr<VerifierLink> NewRunLink(const Address& address, const RunLinkOptions& options = {});
 
 }  // namespace tandem::gateway

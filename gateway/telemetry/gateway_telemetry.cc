@@ -220,6 +220,10 @@ void GatewayTelemetry::OnVerifierState(int verifier, const std::string& name, Ve
              {{"peer", name}, {"state", state_name}, {"error", std::string(why.message())}});
 }
 
+void GatewayTelemetry::OnFallback(const std::string& name, const absl::Status& why) {
+  log_.Warning("plans and reports go through gRPC", {{"peer", name}, {"reason", why.message()}});
+}
+
 void GatewayTelemetry::OnHandshakeFailure(int, const char* field) {
   handshake_failures_[OrOther(kHelloFields, field)].Increment();
 }

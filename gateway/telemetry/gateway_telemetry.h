@@ -32,6 +32,7 @@ class GatewayTelemetry : public Observer, public DoorObserver {
   void OnPreemption() override;
   void OnFailover(const char* outcome) override;
   void OnLoad(const Load& load) override;
+  void OnFallback(const std::string& name, const absl::Status& why) override;
   void OnVerifierState(int verifier, const std::string& name, VerifierState state,
                        const absl::Status& why) override;
   void OnHandshakeFailure(int verifier, const char* field) override;
