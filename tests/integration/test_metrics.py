@@ -52,7 +52,7 @@ SERIES = {
         "hidden_state_bytes_total": TRANSPORTS, "draft_wait_seconds_count": {},
         "drafter_streams": TRANSPORTS, "drafter_message_streams": MESSAGE_TRANSPORTS,
         "drafter_streams_ended_total": {"reason": {"misfit", "protocol", "away"}},
-        "drafter_fingerprint_warnings_total": {},
+        "drafter_fingerprint_warnings_total": {}, "run_message_streams": MESSAGE_TRANSPORTS,
         "step_seconds_count": {"phase": {"plan", "forward", "sample", "project", "deliver"}}, "step_tokens_count": {},
         "step_sequences_count": {}, "step_prediction_error_ratio_count": {}, "verifier_utilization_ratio": {},
         "verifier_utilization_part_ratio": {"kind": {"tokens", "kv"}}, "sequences_running": {},

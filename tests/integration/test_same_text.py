@@ -49,6 +49,20 @@ def test_64_at_once_give_what_each_gives_alone(subject, alone, flags):
         stack.wait_until_idle()
 
 
+FORCED = ["--run-transport", "grpc"]
+TRANSPORTS = {"socket": ([], [], "unix"), "gRPC, forced by the verifier": (FORCED, [], "grpc"),
+              "gRPC, forced by the gateway": ([], FORCED, "grpc")}
+
+
+@pytest.mark.parametrize("verifier, gateway, transport", TRANSPORTS.values(), ids=TRANSPORTS.keys())
+def test_plans_and_reports_by_either_transport(subject, alone, verifier, gateway, transport):
+    with Stack(subject.model, verifier=verifier, gateway=gateway) as stack:
+        assert_equal(subject.requests, answers(stack.http, subject.requests, CONCURRENT), alone.requests)
+        stack.wait_until_idle()
+        streams = stack.verifier_metrics.read().by_label("tandem_run_message_streams", "transport")
+        assert streams == {"unix": 0, "grpc": 0} | {transport: 1}
+
+
 @pytest.mark.parametrize("cache", ["on", "off"])
 def test_with_and_without_prefix_cache(subject, alone, cache):
     with Stack(subject.model, verifier=["--prefix-cache", cache]) as stack:
