@@ -33,6 +33,15 @@ double MoreDraftSeconds(std::span<const double> draft_seconds_of, size_t num_dra
   return draft_seconds_of[num_drafted + 1] - draft_seconds_of[num_drafted];
 }
 
+// While a sequence waits for its draft the others go on: it misses a step, which is hardly shorter without
+// it.
+double MissedStepSeconds(const StepLoad& load) {
+  if (load.num_anchors < 2) return 0;
+  const double step = load.step_time->Predict({load.num_anchors, load.num_kv_positions, 0});
+  const double without = load.step_time->Predict({load.num_anchors - 1, load.num_kv_positions, 0});
+  return std::max(0.0, step / load.num_anchors - (step - without));
+}
+
 }  // namespace
 
 DraftProbe::DraftProbe() : evidence_(speculation::kMaxBlockSize, kEvidenceMemory) {}
@@ -79,7 +88,8 @@ std::optional<size_t> DraftProbe::Step(const WindowPolicy& policy, const StepLoa
   if (next.has_value()) {
     shape.num_decode_rows += static_cast<int>(candidates[*next].expected_survivals.size());
     cost = MoreDraftSeconds(draft_seconds_of, std::ranges::count(draft, true));
-    cost = std::max(cost + load.step_time->Predict(shape) - step, kLeastCost * step);
+    cost =
+        std::max(cost + load.step_time->Predict(shape) - step + MissedStepSeconds(load), kLeastCost * step);
     // What a draft takes is not known before the first one.
     if (draft_seconds_of.back() == 0) cost = std::max(cost, step);
   }

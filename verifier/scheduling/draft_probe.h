@@ -8,11 +8,11 @@
 // seconds; otherwise it doubles with each probe. It starts anew when all are drafted again, and when the load
 // has changed by a lot. Candidates are probed in turn, by order.
 //
-// Whatever the load does and the evidence says, probes lose less than a hundredth of the time, beyond the
+// Whatever the load does and the evidence says, probes lose less than a two-hundredth of the time, beyond the
 // first few: each must be saved up for, be steps short or, with a long prompt among them, long. A probe costs
-// its draft and the rows that check it; tokens that it brings are given back as the time they would have
-// taken. One of 300 ms that brings nothing thus comes once in half a minute of steps, and those that pay cost
-// nothing.
+// its draft, the rows that check it, and the step that its sequence misses meanwhile; tokens that it brings
+// are given back as the time they would have taken. One of 300 ms that brings nothing thus comes once in a
+// minute of steps, and those that pay cost nothing.
 //
 //   ChooseDrafting(policy, load, costs, candidates, draft);
 //   const std::optional<size_t> probe = draft_probe.Step(policy, load, costs, candidates, draft);  // may set
@@ -37,7 +37,7 @@ class DraftProbe {
  public:
   static constexpr double kFirstInterval = 0.05;  // seconds of steps
   static constexpr double kLastInterval = 2;      // seconds of steps
-  static constexpr double kTimeShare = 0.01;      // of all steps, for what probes lose
+  static constexpr double kTimeShare = 0.005;     // of all steps, for what probes lose
   // How many probes as long as a step may be saved up; as many are there at first.
   static constexpr double kMaxSavedProbes = 4;
   static constexpr double kEvidenceMemory = 32;  // probes

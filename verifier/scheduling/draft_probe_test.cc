@@ -124,7 +124,7 @@ TEST_F(DraftProbeTest, StartsAnewWhenTheLoadHasChangedByALot) {
   EXPECT_GT(probe_.interval(), DraftProbe::kFirstInterval);
 }
 
-TEST_F(DraftProbeTest, LosesAtMostAHundredthOfTheTimeHoweverTheLoadChanges) {
+TEST_F(DraftProbeTest, LosesAtMostItsShareOfTheTimeHoweverTheLoadChanges) {
   constexpr int kSteps = 20000;
   // Of 10 drafts one stands at most, at one sequence: a tenth of a step.
   for (const int accepted : {0, 1}) {
@@ -154,8 +154,8 @@ TEST_F(DraftProbeTest, WhileTheDraftTimeIsUnknownAProbeCountsAsAStep) {
 TEST_F(DraftProbeTest, ProbesThatTakeManyStepsAreAsMuchRarer) {
   SetDraftSeconds(0.5);  // 50 steps
   Step();
-  EXPECT_NEAR(StepsToProbe(0, 10000), (50 - DraftProbe::kMaxSavedProbes) / DraftProbe::kTimeShare, 2);
-  for (int i = 0; i < 3; ++i) EXPECT_NEAR(StepsToProbe(0, 10000), 50 / DraftProbe::kTimeShare, 2);
+  EXPECT_NEAR(StepsToProbe(0, 20000), (50 - DraftProbe::kMaxSavedProbes) / DraftProbe::kTimeShare, 2);
+  for (int i = 0; i < 3; ++i) EXPECT_NEAR(StepsToProbe(0, 20000), 50 / DraftProbe::kTimeShare, 2);
 }
 
 // What short steps have saved up does not become more because a long one comes along.
