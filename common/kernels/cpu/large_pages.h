@@ -1,5 +1,5 @@
-// Memory that steps pass over from end to end: weights, KV. There is more of it than the address caches of small
-// pages cover.
+// Memory that steps pass over from end to end: weights, KV. There is more of it than the address caches of
+// small pages cover.
 #pragma once
 
 #include <cstddef>
