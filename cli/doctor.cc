@@ -188,8 +188,8 @@ int DoctorMain(int argc, const char* const* argv) {
   OptionParser parser(
       kProgram,
       "Checks processor, backends, memory, model, programs and ports, and says what to do about each "
-      "problem. With "
-      "--probe it asks one process for its health instead: exit 0 if SERVING, for exec probes.");
+      "problem. With --probe it asks one process for its health instead: exit 0 if SERVING, for exec "
+      "probes.");
   parser.AddString("model", &model, "the model to check: a file, a directory or a name");
   parser.AddChoice("probe", &probe, {"", "liveness", "readiness"},
                    "ask this of --address and print the answer");

@@ -1,10 +1,9 @@
 #include "drafter/service/feed_socket.h"
 
-#include <optional>
-#include <string_view>
 #include <utility>
 
 #include "common/base/status.h"
+#include "common/rpc/message_exchange.h"
 
 namespace tandem::drafter {
 
@@ -25,25 +24,17 @@ void FeedSocket::SendBatches() {
 }
 
 absl::Status FeedSocket::SendAll() {
-  RETURN_IF_ERROR(socket_->Flush());
-  while (!socket_->sending() && outbox_->TakeBatch(batch_)) {
-    TANDEM_CHECK(batch_.SerializeToString(&bytes_));
-    RETURN_IF_ERROR(socket_->Send(bytes_));
-  }
-  return absl::OkStatus();
+  return rpc::SendMessages(*socket_, batch_, bytes_,
+                           [this](v1::DraftBatch& batch) { return outbox_->TakeBatch(batch); });
 }
 
 absl::Status FeedSocket::ReceiveSome(std::vector<speculation::Feed>& feeds) {
-  do {
-    ASSIGN_OR_RETURN(const std::optional<std::string_view> bytes, socket_->Receive());
-    if (!bytes) break;
-    if (!feed_.ParseFromArray(bytes->data(), static_cast<int>(bytes->size())))
-      return InvalidArgument("a message of the socket is no Feed");
-    ASSIGN_OR_RETURN(speculation::Feed feed, speculation::ReadFeed(feed_, bounds_));
+  return rpc::ReceiveMessages(*socket_, "Feed", feed_, [&](const v1::Feed& message) -> absl::Status {
+    ASSIGN_OR_RETURN(speculation::Feed feed, speculation::ReadFeed(message, bounds_));
     last_feed_ = feed.number;
     feeds.push_back(std::move(feed));
-  } while (socket_->buffered());  // not until it is empty: a peer that floods must not hold the loop up
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace tandem::drafter

@@ -1,10 +1,8 @@
 #include "gateway/run_link/run_socket.h"
 
-#include <optional>
-#include <string_view>
 #include <utility>
 
-#include "common/base/status.h"
+#include "common/rpc/message_exchange.h"
 #include "gateway/run_link/run_messages.h"
 
 namespace tandem::gateway {
@@ -26,23 +24,15 @@ void RunSocket::SendPlans() {
 }
 
 absl::Status RunSocket::SendAll() {
-  RETURN_IF_ERROR(socket_->Flush());
-  while (!socket_->sending() && outbox_->TakePlan(plan_)) {
-    TANDEM_CHECK(plan_.SerializeToString(&bytes_));
-    RETURN_IF_ERROR(socket_->Send(bytes_));
-  }
-  return absl::OkStatus();
+  return rpc::SendMessages(*socket_, plan_, bytes_,
+                           [this](v1::Plan& plan) { return outbox_->TakePlan(plan); });
 }
 
 absl::Status RunSocket::ReceiveSome() {
-  do {
-    ASSIGN_OR_RETURN(const std::optional<std::string_view> bytes, socket_->Receive());
-    if (!bytes) break;
-    if (!report_.ParseFromArray(bytes->data(), static_cast<int>(bytes->size())))
-      return InvalidArgument("a message of the socket is no Report");
-    listener_.OnReport(ReadReport(report_));
-  } while (socket_->buffered());  // not until it is empty: a peer that floods must not hold the loop up
-  return absl::OkStatus();
+  return rpc::ReceiveMessages(*socket_, "Report", report_, [this](const v1::Report& report) {
+    listener_.OnReport(ReadReport(report));
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace tandem::gateway

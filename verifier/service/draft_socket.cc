@@ -1,10 +1,9 @@
 #include "verifier/service/draft_socket.h"
 
-#include <optional>
-#include <string_view>
 #include <utility>
 
 #include "common/base/status.h"
+#include "common/rpc/message_exchange.h"
 
 namespace tandem::verifier {
 
@@ -47,23 +46,13 @@ void DraftSocket::SendFeeds() {
 }
 
 absl::Status DraftSocket::SendAll() {
-  RETURN_IF_ERROR(socket_->Flush());
-  while (!socket_->sending() && outbox_->TakeFeed(feed_)) {
-    TANDEM_CHECK(feed_.SerializeToString(&bytes_));
-    RETURN_IF_ERROR(socket_->Send(bytes_));
-  }
-  return absl::OkStatus();
+  return rpc::SendMessages(*socket_, feed_, bytes_,
+                           [this](v1::Feed& feed) { return outbox_->TakeFeed(feed); });
 }
 
 absl::Status DraftSocket::ReceiveSome() {
-  do {
-    ASSIGN_OR_RETURN(const std::optional<std::string_view> bytes, socket_->Receive());
-    if (!bytes) break;
-    if (!batch_.ParseFromArray(bytes->data(), static_cast<int>(bytes->size())))
-      return InvalidArgument("a message of the socket is no DraftBatch");
-    RETURN_IF_ERROR(receiver_.Receive(batch_));
-  } while (socket_->buffered());  // not until it is empty: a peer that floods must not hold the loop up
-  return absl::OkStatus();
+  return rpc::ReceiveMessages(*socket_, "DraftBatch", batch_,
+                              [this](const v1::DraftBatch& batch) { return receiver_.Receive(batch); });
 }
 
 }  // namespace tandem::verifier

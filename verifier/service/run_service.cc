@@ -273,10 +273,10 @@ class RunStream final : public grpc::ServerBidiReactor<v1::RunRequest, v1::RunRe
           writer->Abort(why);
         });
     by_socket_ = true;
-    outbox_->PutSocketAnswer(true);
-    exit_->UseSocket(socket);
     service_.message_streams_["grpc"].Decrement();
     service_.message_streams_["unix"].Increment();
+    outbox_->PutSocketAnswer(true);
+    exit_->UseSocket(socket);
     service_.log_.Info("plans and reports go through a socket", {{"peer", peer_}});
     service_.loop_->AddSource(*engine_stream_, socket);
   }

@@ -466,6 +466,7 @@ absl::StatusOr<v1::Report> ReadReport(rpc::MessageSocket& socket) {
 TEST_F(RunServiceTest, PlansAndReportsGoThroughASocket) {
   Open();
   auto peer = Connected();
+  ASSERT_TRUE(loop_.AwaitStreams(1));  // the verifier's hello does not wait for ours
   EXPECT_EQ(Metric("tandem_run_message_streams{transport=\"grpc\"}"), " 1");
   const auto socket = peer->OpenSocket();
   ASSERT_NE(socket, nullptr);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/base/status.h"
+#include "common/rpc/message_exchange.h"
 
 namespace tandem::verifier {
 
@@ -35,12 +36,8 @@ void RunSocket::SendReports() {
 
 absl::Status RunSocket::SendAll() {
   absl::MutexLock lock(&mu_);
-  RETURN_IF_ERROR(socket_->Flush());
-  while (!socket_->sending() && outbox_->TakeReport(report_)) {
-    TANDEM_CHECK(report_.SerializeToString(&bytes_));
-    RETURN_IF_ERROR(socket_->Send(bytes_));
-  }
-  return absl::OkStatus();
+  return rpc::SendMessages(*socket_, report_, bytes_,
+                           [this](v1::Report& report) { return outbox_->TakeReport(report); });
 }
 
 absl::Status RunSocket::ReceiveSome() {

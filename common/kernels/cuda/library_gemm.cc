@@ -22,23 +22,27 @@ namespace {
 // What NVIDIA advises for Hopper, and more than older devices ask for.
 constexpr int64_t kWorkspaceBytes = 32 << 20;
 
-// What is used of the library, under its own names.
+// What is used of the library.
+#define TANDEM_CUBLAS_FUNCTIONS(F) \
+  F(Create)                        \
+  F(Destroy)                       \
+  F(GetVersion)                    \
+  F(GetStatusString)               \
+  F(Matmul)                        \
+  F(MatmulAlgoGetHeuristic)        \
+  F(MatmulDescCreate)              \
+  F(MatmulDescDestroy)             \
+  F(MatmulDescSetAttribute)        \
+  F(MatmulPreferenceCreate)        \
+  F(MatmulPreferenceDestroy)       \
+  F(MatmulPreferenceSetAttribute)  \
+  F(MatrixLayoutCreate)            \
+  F(MatrixLayoutDestroy)
+
+// Its functions under their own names.
 struct Api {
-#define TANDEM_CUBLAS(name) decltype(&cublasLt##name) name = nullptr
-  TANDEM_CUBLAS(Create);
-  TANDEM_CUBLAS(Destroy);
-  TANDEM_CUBLAS(GetVersion);
-  TANDEM_CUBLAS(GetStatusString);
-  TANDEM_CUBLAS(Matmul);
-  TANDEM_CUBLAS(MatmulAlgoGetHeuristic);
-  TANDEM_CUBLAS(MatmulDescCreate);
-  TANDEM_CUBLAS(MatmulDescDestroy);
-  TANDEM_CUBLAS(MatmulDescSetAttribute);
-  TANDEM_CUBLAS(MatmulPreferenceCreate);
-  TANDEM_CUBLAS(MatmulPreferenceDestroy);
-  TANDEM_CUBLAS(MatmulPreferenceSetAttribute);
-  TANDEM_CUBLAS(MatrixLayoutCreate);
-  TANDEM_CUBLAS(MatrixLayoutDestroy);
+#define TANDEM_CUBLAS(name) decltype(&cublasLt##name) name = nullptr;
+  TANDEM_CUBLAS_FUNCTIONS(TANDEM_CUBLAS)
 #undef TANDEM_CUBLAS
 };
 
@@ -52,21 +56,8 @@ absl::StatusOr<Api> OpenApi() {
     function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
     if (function == nullptr) missing = name;
   };
-#define TANDEM_CUBLAS(name) find("cublasLt" #name, api.name)
-  TANDEM_CUBLAS(Create);
-  TANDEM_CUBLAS(Destroy);
-  TANDEM_CUBLAS(GetVersion);
-  TANDEM_CUBLAS(GetStatusString);
-  TANDEM_CUBLAS(Matmul);
-  TANDEM_CUBLAS(MatmulAlgoGetHeuristic);
-  TANDEM_CUBLAS(MatmulDescCreate);
-  TANDEM_CUBLAS(MatmulDescDestroy);
-  TANDEM_CUBLAS(MatmulDescSetAttribute);
-  TANDEM_CUBLAS(MatmulPreferenceCreate);
-  TANDEM_CUBLAS(MatmulPreferenceDestroy);
-  TANDEM_CUBLAS(MatmulPreferenceSetAttribute);
-  TANDEM_CUBLAS(MatrixLayoutCreate);
-  TANDEM_CUBLAS(MatrixLayoutDestroy);
+#define TANDEM_CUBLAS(name) find("cublasLt" #name, api.name);
+  TANDEM_CUBLAS_FUNCTIONS(TANDEM_CUBLAS)
 #undef TANDEM_CUBLAS
   if (missing != nullptr) return FailedPrecondition("{} has no {}", file, missing);
   return api;
