@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -13,11 +14,11 @@ namespace tandem::telemetry {
 namespace {
 
 struct Stat {
-  double cpu_seconds, start_ticks, resident_bytes;
+  double start_seconds, resident_bytes;  // start: since boot
 };
 
-// Fields 14, 15 (CPU ticks), 22 (start in ticks since boot) and 24 (resident pages) of /proc/self/stat,
-// counted after the command name, which may hold spaces and parentheses.
+// Fields 22 (start in ticks since boot) and 24 (resident pages) of /proc/self/stat, counted after the command
+// name, which may hold spaces and parentheses.
 std::optional<Stat> ReadStat() {
   std::ifstream file("/proc/self/stat");
   std::string text((std::istreambuf_iterator<char>(file)), {});
@@ -30,8 +31,14 @@ std::optional<Stat> ReadStat() {
   for (int i = 4; i <= 24; ++i) rest >> fields[i];
   if (!rest) return std::nullopt;
   const double ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
-  return Stat{(fields[14] + fields[15]) / ticks, fields[22] / ticks,
-              fields[24] * static_cast<double>(sysconf(_SC_PAGESIZE))};
+  return Stat{fields[22] / ticks, fields[24] * static_cast<double>(sysconf(_SC_PAGESIZE))};
+}
+
+// In nanoseconds; /proc/self/stat counts it in ticks of 10 ms, of which a gateway's start may take none.
+std::optional<double> CpuSeconds() {
+  timespec time{};
+  if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) != 0) return std::nullopt;
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
 std::optional<double> BootTime() {
@@ -73,14 +80,16 @@ std::vector<prometheus::MetricFamily> ProcessCollector::Collect() const {
     families.push_back(Family("process_max_fds", "Limit of open file descriptors", MetricType::Gauge,
                               static_cast<double>(limit.rlim_cur)));
   }
+  if (const auto seconds = CpuSeconds()) {
+    families.push_back(
+        Family("process_cpu_seconds_total", "User and system CPU time", MetricType::Counter, *seconds));
+  }
   if (const auto stat = ReadStat()) {
     families.push_back(
         Family("process_resident_memory_bytes", "Resident memory", MetricType::Gauge, stat->resident_bytes));
-    families.push_back(Family("process_cpu_seconds_total", "User and system CPU time", MetricType::Counter,
-                              stat->cpu_seconds));
     if (const auto boot = BootTime()) {
       families.push_back(Family("process_start_time_seconds", "Start, seconds since 1970", MetricType::Gauge,
-                                *boot + stat->start_ticks));
+                                *boot + stat->start_seconds));
     }
   }
   return families;
