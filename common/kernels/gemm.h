@@ -34,6 +34,11 @@ class Activations {
   // Also keeps x itself (borrowed until the next Load), for f32 and bf16 weights.
   void Load(std::span<const float> x, int tokens, int cols, ThreadPool& pool);
 
+  // The same for rows that come one at a time, kInt8 only: no rows of `cols` yet, then one row more, its
+  // parts side by side, each a multiple of 32 long. Nothing is kept of x itself.
+  void Begin(int cols);
+  void Append(std::span<const std::span<const float>> parts);
+
   ActivationType type() const { return type_; }
   int tokens() const { return tokens_; }
   int cols() const { return cols_; }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "common/base/status.h"
@@ -44,25 +43,28 @@ bool FitsBF16(std::span<const float> values) {
 
 }  // namespace
 
-RowProjection::RowProjection(const speculation::Projection& projection, int32_t hidden_size,
-                             int32_t max_tokens, ThreadPool& pool, kernels::ActivationType activation_type)
+RowProjection::RowProjection(const speculation::Projection& projection, int32_t hidden_size, int32_t max_rows,
+                             ThreadPool& pool, kernels::ActivationType activation_type)
     : pool_(pool),
       hidden_size_(hidden_size),
       num_taps_(static_cast<int32_t>(projection.taps.size())),
-      max_tokens_(max_tokens),
+      max_rows_(max_rows),
       eps_(projection.norm_eps),
       norm_(projection.norm),
-      input_(max_tokens, hidden_size * num_taps_, activation_type) {}
+      input_(max_rows, cols(), activation_type) {
+  parts_.reserve(num_taps_);
+  if (activation_type == kernels::ActivationType::kInt8) input_.Begin(cols());
+}
 
 absl::StatusOr<std::unique_ptr<RowProjection>> RowProjection::Create(
-    const speculation::Projection& projection, int32_t hidden_size, int32_t max_tokens, ThreadPool& pool,
+    const speculation::Projection& projection, int32_t hidden_size, int32_t max_rows, ThreadPool& pool,
     Precision precision) {
-  TANDEM_CHECK(hidden_size > 0 && max_tokens > 0);
+  TANDEM_CHECK(hidden_size > 0 && max_rows > 0);
   RETURN_IF_ERROR(Check(projection, hidden_size));
   const int64_t cols = static_cast<int64_t>(projection.taps.size()) * hidden_size;
-  const bool int8 = precision == Precision::kInt8 && cols % kernels::kBlockColumns == 0;
+  const bool int8 = precision == Precision::kInt8 && hidden_size % kernels::kBlockColumns == 0;
   std::unique_ptr<RowProjection> result(
-      new RowProjection(projection, hidden_size, max_tokens, pool,
+      new RowProjection(projection, hidden_size, max_rows, pool,
                         int8 ? kernels::ActivationType::kInt8 : kernels::ActivationType::kF32));
   const formats::TensorView view = {
       "fc", formats::DType::kF32, {projection.width, cols}, std::as_bytes(std::span(projection.fc))};
@@ -70,34 +72,38 @@ absl::StatusOr<std::unique_ptr<RowProjection>> RowProjection::Create(
   auto type = FitsBF16(projection.fc) ? kernels::WeightType::kBF16 : kernels::WeightType::kF32;
   if (int8) type = kernels::WeightType::kInt8;
   ASSIGN_OR_RETURN(result->fc_, kernels::Matrix::Pack(view, {.type = type, .pool = &pool}));
-  ASSIGN_OR_RETURN(result->work_area_, WorkArea::Create({max_tokens * cols}));
+  ASSIGN_OR_RETURN(result->work_area_, WorkArea::Create({int8 ? 0 : max_rows * cols}));
   return result;
 }
 
-void RowProjection::Project(std::span<const std::span<const float>> taps, int32_t tokens,
-                            std::span<float> rows) {
-  TANDEM_CHECK(static_cast<int32_t>(taps.size()) == num_taps_ && tokens >= 0);
-  for (const auto tap : taps)
-    TANDEM_CHECK(static_cast<int64_t>(tap.size()) >= int64_t{tokens} * hidden_size_);
-  TANDEM_CHECK(static_cast<int64_t>(rows.size()) >= int64_t{tokens} * width());
-  for (int32_t first = 0; first < tokens; first += max_tokens_) {
-    ProjectPiece(taps, first, std::min(max_tokens_, tokens - first), rows.data() + int64_t{first} * width());
+void RowProjection::Add(std::span<const std::span<const float>> taps, int32_t token) {
+  TANDEM_CHECK(static_cast<int32_t>(taps.size()) == num_taps_ && token >= 0 && num_waiting_ < max_rows_);
+  parts_.clear();
+  for (const auto tap : taps) {
+    TANDEM_CHECK(static_cast<int64_t>(tap.size()) >= int64_t{token + 1} * hidden_size_);
+    parts_.push_back(tap.subspan(static_cast<size_t>(token) * hidden_size_, hidden_size_));
   }
+  if (input_.type() == kernels::ActivationType::kInt8) {
+    input_.Append(parts_);
+  } else {
+    float* features = work_area_.array(0) + int64_t{num_waiting_} * cols();
+    for (const auto part : parts_) features = std::copy(part.begin(), part.end(), features);
+  }
+  ++num_waiting_;
 }
 
-void RowProjection::ProjectPiece(std::span<const std::span<const float>> taps, int32_t first, int32_t tokens,
-                                 float* rows) {
-  const int32_t cols = num_taps_ * hidden_size_;
-  float* const features = work_area_.array(0);
-  for (int32_t t = 0; t < tokens; ++t) {
-    for (int32_t i = 0; i < num_taps_; ++i) {
-      std::memcpy(features + int64_t{t} * cols + int64_t{i} * hidden_size_,
-                  taps[i].data() + int64_t{first + t} * hidden_size_, hidden_size_ * sizeof(float));
-    }
+void RowProjection::Project(std::span<float> rows) {
+  TANDEM_CHECK(static_cast<int64_t>(rows.size()) >= int64_t{num_waiting_} * width());
+  if (num_waiting_ == 0) return;
+  const bool int8 = input_.type() == kernels::ActivationType::kInt8;
+  if (!int8) {
+    const std::span features(work_area_.array(0), static_cast<size_t>(num_waiting_) * cols());
+    input_.Load(features, num_waiting_, cols(), pool_);
   }
-  input_.Load({features, static_cast<size_t>(tokens) * cols}, tokens, cols, pool_);
-  kernels::Gemm(input_, fc_, rows, width(), pool_);
-  if (!norm_.empty()) kernels::RmsNorm(rows, norm_, eps_, tokens, rows, pool_);
+  kernels::Gemm(input_, fc_, rows.data(), width(), pool_);
+  if (!norm_.empty()) kernels::RmsNorm(rows.data(), norm_, eps_, num_waiting_, rows.data(), pool_);
+  if (int8) input_.Begin(cols());
+  num_waiting_ = 0;
 }
 
 }  // namespace tandem::models

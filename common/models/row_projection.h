@@ -1,10 +1,12 @@
 // What a drafter sees of the target: row = RmsNorm(fc * concat(taps)), for each position.
 //
-//   ASSIGN_OR_RETURN(auto projection, RowProjection::Create(hello_projection, hidden_size, 512, pool));
-//   projection->Project(outputs.taps, num_tokens, rows);
+//   ASSIGN_OR_RETURN(auto projection, RowProjection::Create(hello_projection, hidden_size, 192, pool));
+//   projection->Add(outputs.taps, token);   // for each position, while its taps are at hand (and in the
+//   cache) projection->Project(rows);              // for all that were added: the weights are read once for
+//   them
 //
-// A row depends on its own position's taps alone, bit for bit, whatever else is in the call.
-// One thread calls at a time; Project does not allocate.
+// A row depends on its own position's taps alone, bit for bit, whatever else is added with it.
+// One thread calls at a time; Add and Project do not allocate.
 #pragma once
 
 #include <cstdint>
@@ -27,35 +29,42 @@ class RowProjection {
   // of the bytes to read, at the cost of some acceptance at most.
   enum class Precision { kExact, kInt8 };
 
-  // Copies what it needs of `projection`; borrows `pool`. `max_tokens` sizes the work area, larger calls are
-  // cut. kInvalidArgument if width, taps, fc and norm do not fit each other and `hidden_size`, or if a weight
-  // is not finite; kResourceExhausted if memory is short.
+  // Copies what it needs of `projection`; borrows `pool`. At most `max_rows` can wait. kInvalidArgument if
+  // width, taps, fc and norm do not fit each other and `hidden_size`, or if a weight is not finite;
+  // kResourceExhausted if memory is short.
   static absl::StatusOr<std::unique_ptr<RowProjection>> Create(const speculation::Projection& projection,
-                                                               int32_t hidden_size, int32_t max_tokens,
+                                                               int32_t hidden_size, int32_t max_rows,
                                                                ThreadPool& pool,
                                                                Precision precision = Precision::kExact);
 
   int32_t width() const { return static_cast<int32_t>(fc_.rows()); }
   int64_t bytes() const { return fc_.bytes(); }
 
-  // taps[i] [tokens, hidden_size], one for each of the projection's and in their order; rows [tokens, width].
-  void Project(std::span<const std::span<const float>> taps, int32_t tokens, std::span<float> rows);
+  // Keeps what row `token` of the taps will take part with. taps[i] [tokens, hidden_size], one for each of
+  // the projection's and in their order. Requires num_waiting() < max_rows().
+  void Add(std::span<const std::span<const float>> taps, int32_t token);
+  int32_t num_waiting() const { return num_waiting_; }
+  int32_t max_rows() const { return max_rows_; }
+  // rows [num_waiting(), width] in the order in which they were added; then none waits.
+  void Project(std::span<float> rows);
 
  private:
-  RowProjection(const speculation::Projection& projection, int32_t hidden_size, int32_t max_tokens,
+  RowProjection(const speculation::Projection& projection, int32_t hidden_size, int32_t max_rows,
                 ThreadPool& pool, kernels::ActivationType activation_type);
-  void ProjectPiece(std::span<const std::span<const float>> taps, int32_t first, int32_t tokens, float* rows);
+  int32_t cols() const { return num_taps_ * hidden_size_; }
 
   // Constant after Create.
   ThreadPool& pool_;
-  const int32_t hidden_size_, num_taps_, max_tokens_;
+  const int32_t hidden_size_, num_taps_, max_rows_;
   const float eps_;
   kernels::Matrix fc_;             // [width, taps * hidden_size]
   const std::vector<float> norm_;  // [width] or empty
 
-  // Overwritten by every Project.
-  WorkArea work_area_;  // the taps side by side [max_tokens, taps * hidden_size]
+  // What waits: for kExact the taps themselves, for kInt8 what is left of them, a quarter of the bytes.
+  int32_t num_waiting_ = 0;
+  WorkArea work_area_;  // kExact: the taps side by side [max_rows, taps * hidden_size]
   kernels::Activations input_;
+  std::vector<std::span<const float>> parts_;  // of one row
 };
 
 }  // namespace tandem::models

@@ -8,6 +8,10 @@
 #include <limits>
 #include <random>
 
+#include "common/formats/tensor.h"
+#include "common/kernels/gemm.h"
+#include "common/kernels/matrix.h"
+
 namespace tandem::models {
 namespace {
 
@@ -21,10 +25,10 @@ std::vector<float> RandomFloats(size_t n, unsigned seed) {
   return values;
 }
 
-speculation::Projection Example() {
+speculation::Projection Example(int32_t hidden_size = kHidden) {
   return {.width = kWidth,
           .taps = {0, 2, 3},
-          .fc = RandomFloats(size_t{kWidth} * 3 * kHidden, 1),
+          .fc = RandomFloats(size_t{kWidth} * 3 * hidden_size, 1),
           .norm = RandomFloats(kWidth, 2),
           .norm_eps = 1e-3f};
 }
@@ -33,22 +37,32 @@ struct Taps {
   std::vector<std::vector<float>> values;
   std::vector<std::span<const float>> spans;
 
-  explicit Taps(int32_t tokens) {
-    for (unsigned i = 0; i < 3; ++i) values.push_back(RandomFloats(size_t(tokens) * kHidden, 10 + i));
+  const int32_t hidden_size;
+
+  explicit Taps(int32_t tokens, int32_t hidden = kHidden) : hidden_size(hidden) {
+    for (unsigned i = 0; i < 3; ++i) values.push_back(RandomFloats(size_t(tokens) * hidden, 10 + i));
     for (const auto& v : values) spans.emplace_back(v);
   }
 };
 
 std::vector<float> ProjectedRows(const speculation::Projection& p, const Taps& taps, int32_t tokens,
-                                 int32_t max_tokens) {
+                                 int32_t max_rows,
+                                 RowProjection::Precision precision = RowProjection::Precision::kExact) {
   ThreadPool pool(2);
-  auto projection = RowProjection::Create(p, kHidden, max_tokens, pool);
+  auto projection = RowProjection::Create(p, taps.hidden_size, max_rows, pool, precision);
   if (!projection.ok()) {
     ADD_FAILURE() << projection.status();
     return {};
   }
   std::vector<float> rows(size_t(tokens) * kWidth);
-  (*projection)->Project(taps.spans, tokens, rows);
+  int32_t projected = 0;
+  for (int32_t t = 0; t < tokens; ++t) {
+    (*projection)->Add(taps.spans, t);
+    if ((*projection)->num_waiting() < max_rows && t + 1 < tokens) continue;
+    (*projection)->Project(std::span(rows).subspan(size_t(projected) * kWidth));
+    projected = t + 1;
+  }
+  EXPECT_EQ((*projection)->num_waiting(), 0);
   return rows;
 }
 
@@ -86,6 +100,33 @@ TEST(RowProjection, ARowIsTheSameInPiecesAndAtOnce) {
   for (const int32_t piece : {1, 5, 36}) {
     const std::vector<float> cut = ProjectedRows(Example(), taps, kTokens, piece);
     ASSERT_EQ(std::memcmp(cut.data(), at_once.data(), at_once.size() * sizeof(float)), 0) << piece;
+  }
+}
+
+// Rounded one by one as they come, they are what the kernels make of all of them at once.
+TEST(RowProjection, AnInt8RowIsTheProductOfTheTapsLoadedAtOnce) {
+  constexpr int32_t kHiddenInt8 = 64;
+  speculation::Projection p = Example(kHiddenInt8);
+  p.norm.clear();
+  const Taps taps(kTokens, kHiddenInt8);
+  std::vector<float> features;
+  for (int t = 0; t < kTokens; ++t) {
+    for (const auto& v : taps.values) {
+      features.insert(features.end(), v.begin() + t * kHiddenInt8, v.begin() + (t + 1) * kHiddenInt8);
+    }
+  }
+  ThreadPool pool(1);
+  const formats::TensorView fc = {
+      "fc", formats::DType::kF32, {kWidth, 3 * kHiddenInt8}, std::as_bytes(std::span(p.fc))};
+  const auto matrix = kernels::Matrix::Pack(fc, {.type = kernels::WeightType::kInt8, .pool = &pool});
+  ASSERT_TRUE(matrix.ok()) << matrix.status();
+  kernels::Activations x(kTokens, 3 * kHiddenInt8, kernels::ActivationType::kInt8);
+  x.Load(features, kTokens, 3 * kHiddenInt8, pool);
+  std::vector<float> expected(size_t{kTokens} * kWidth);
+  kernels::Gemm(x, *matrix, expected.data(), kWidth, pool);
+  for (const int32_t piece : {1, 5, 64}) {
+    const std::vector<float> rows = ProjectedRows(p, taps, kTokens, piece, RowProjection::Precision::kInt8);
+    ASSERT_EQ(std::memcmp(rows.data(), expected.data(), expected.size() * sizeof(float)), 0) << piece;
   }
 }
 

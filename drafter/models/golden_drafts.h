@@ -83,23 +83,21 @@ inline ::testing::AssertionResult AllNear(std::span<const float> actual, std::sp
 // rows = the verifier's projection of features [n, taps * H].
 inline std::vector<float> Project(const DraftModelInfo& info, std::span<const float> features,
                                   ThreadPool& pool) {
-  auto projection = models::RowProjection::Create(info.projection, info.hidden_size, 16, pool);
+  const size_t taps = info.projection.taps.size(), hidden = info.hidden_size;
+  const size_t n = features.size() / (taps * hidden);
+  auto projection =
+      models::RowProjection::Create(info.projection, info.hidden_size, static_cast<int32_t>(n), pool);
   if (!projection.ok()) {
     ADD_FAILURE() << projection.status();
     return {};
   }
-  const size_t taps = info.projection.taps.size(), hidden = info.hidden_size;
-  const size_t n = features.size() / (taps * hidden);
-  std::vector<std::vector<float>> parts(taps, std::vector<float>(n * hidden));
+  std::vector<std::span<const float>> parts(taps);
   for (size_t t = 0; t < n; ++t) {
-    for (size_t i = 0; i < taps; ++i) {
-      const auto part = features.subspan((t * taps + i) * hidden, hidden);
-      std::copy(part.begin(), part.end(), parts[i].begin() + t * hidden);
-    }
+    for (size_t i = 0; i < taps; ++i) parts[i] = features.subspan((t * taps + i) * hidden, hidden);
+    (*projection)->Add(parts, 0);
   }
-  const std::vector<std::span<const float>> spans(parts.begin(), parts.end());
   std::vector<float> rows(n * info.projection.width);
-  (*projection)->Project(spans, static_cast<int32_t>(n), rows);
+  (*projection)->Project(rows);
   return rows;
 }
 

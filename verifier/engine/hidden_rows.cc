@@ -1,6 +1,5 @@
 #include "verifier/engine/hidden_rows.h"
 
-#include <cstring>
 #include <utility>
 
 namespace tandem::verifier {
@@ -11,8 +10,6 @@ void HiddenRows::Use(std::unique_ptr<models::RowProjection> projection, std::vec
   taps_ = std::move(taps);
   store_->UseProjection(hash);
   waiting_.clear();  // of another projection
-  waiting_taps_.assign(taps_.size(), std::vector<float>(size_t{kMaxWaiting} * hidden_size_));
-  tap_views_.assign(waiting_taps_.begin(), waiting_taps_.end());
   projected_.resize(size_t{kMaxWaiting} * store_->width());
 }
 
@@ -29,11 +26,7 @@ void HiddenRows::Add(std::span<const kernels::SequenceRows> sequences,
       }
       if (!store_->Mark(place.block, place.slot)) continue;
       if (waiting_.size() == kMaxWaiting) Project();
-      for (size_t tap = 0; tap < taps.size(); ++tap) {
-        std::memcpy(waiting_taps_[tap].data() + waiting_.size() * hidden_size_,
-                    taps[tap].data() + int64_t{rows.first_row + i} * hidden_size_,
-                    hidden_size_ * sizeof(float));
-      }
+      projection_->Add(taps, rows.first_row + i);
       waiting_.push_back(place);
     }
   }
@@ -44,7 +37,7 @@ void HiddenRows::Add(std::span<const kernels::SequenceRows> sequences,
 void HiddenRows::Project() {
   if (waiting_.empty()) return;
   const absl::Duration begin = clock_.Now();
-  projection_->Project(tap_views_, static_cast<int32_t>(waiting_.size()), projected_);
+  projection_->Project(projected_);
   for (size_t i = 0; i < waiting_.size(); ++i) {
     store_->Write(waiting_[i].block, waiting_[i].slot, projected_.data() + i * store_->width());
   }

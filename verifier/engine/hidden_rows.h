@@ -1,6 +1,6 @@
 // From the tapped layers of a step to hidden rows in the store. Rows wait and are projected together, when
 // somebody reads them or kMaxWaiting have gathered: a sequence that is not drafted then costs a small part of
-// reading the projection's weights once a step.
+// reading the projection's weights once a step, and products at the speed of prefill.
 //
 //   hidden_rows.Add(batch.sequences, outputs.taps);     // behind each Forward
 //   hidden_rows.Project();                              // before rows of the store are read
@@ -25,11 +25,10 @@ namespace tandem::verifier {
 
 class HiddenRows {
  public:
-  static constexpr int32_t kMaxWaiting = 64;
+  static constexpr int32_t kMaxWaiting = 192;
 
   // Borrows `clock`.
-  HiddenRows(std::unique_ptr<RowStore> store, int32_t hidden_size, const Clock& clock)
-      : store_(std::move(store)), hidden_size_(hidden_size), clock_(clock) {}
+  HiddenRows(std::unique_ptr<RowStore> store, const Clock& clock) : store_(std::move(store)), clock_(clock) {}
 
   RowStore& store() { return *store_; }
   // From now on; rows of another projection are void.
@@ -51,13 +50,10 @@ class HiddenRows {
   };
 
   const std::unique_ptr<RowStore> store_;
-  const int32_t hidden_size_;
   const Clock& clock_;
   std::unique_ptr<models::RowProjection> projection_;
   std::vector<int32_t> taps_;
-  std::vector<Place> waiting_;
-  std::vector<std::vector<float>> waiting_taps_;  // by tap [kMaxWaiting, hidden size]
-  std::vector<std::span<const float>> tap_views_;
+  std::vector<Place> waiting_;    // where the rows go that wait in the projection
   std::vector<float> projected_;  // [kMaxWaiting, row width]
   absl::Duration project_time_;
 };

@@ -461,8 +461,7 @@ class SpeculatorTest : public ::testing::Test {
   FakeClock clock_;
   ThreadPool pool_{1};
   testing::FakeModel model_{512, 256};
-  HiddenRows rows_{*RowStore::Create(speculation::RowType::kBF16, testing::FakeModel::kHidden, 8),
-                   testing::FakeModel::kHidden, clock_};
+  HiddenRows rows_{*RowStore::Create(speculation::RowType::kBF16, testing::FakeModel::kHidden, 8), clock_};
   FakeDrafter drafter_{0, {.rows = false}, 1};
   std::optional<Speculator> speculator_;
   std::optional<Sequence> sequence_{std::in_place, 1, 1, Request()};

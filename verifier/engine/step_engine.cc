@@ -72,7 +72,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
   std::unique_ptr<HiddenRows> rows;
   if (speculates) {
     ASSIGN_OR_RETURN(auto store, RowStore::Create(options.speculation.row_type, row_width, num_blocks));
-    rows = std::make_unique<HiddenRows>(std::move(store), row_width, clock);
+    rows = std::make_unique<HiddenRows>(std::move(store), clock);
   }
   ASSIGN_OR_RETURN(StepTimeModel step_time, LoadOrMeasureStepTime(model, *kv, pool, clock, kMeasurementLimit,
                                                                   options.step_time_cache_path));

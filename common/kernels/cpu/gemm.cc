@@ -59,6 +59,28 @@ void Activations::Load(std::span<const float> x, int tokens, int cols, ThreadPoo
   });
 }
 
+void Activations::Begin(int cols) {
+  TANDEM_CHECK(type_ == ActivationType::kInt8 && cols % kBlockColumns == 0);
+  tokens_ = 0;
+  cols_ = cols;
+  f32_ = nullptr;
+}
+
+void Activations::Append(std::span<const std::span<const float>> parts) {
+  int64_t block = int64_t{tokens_} * cols_ / kBlockColumns;
+  const int64_t end = block + cols_ / kBlockColumns;
+  TANDEM_CHECK(end <= static_cast<int64_t>(scales_.size()));
+  for (const std::span<const float> part : parts) {
+    const auto num_blocks = static_cast<int64_t>(part.size()) / kBlockColumns;
+    TANDEM_CHECK(part.size() % kBlockColumns == 0 && block + num_blocks <= end);
+    QuantiseRow(part.data(), num_blocks, q_.data() + block * kBlockColumns, scales_.data() + block,
+                sums_.data() + block, negated_sums_.data() + block);
+    block += num_blocks;
+  }
+  TANDEM_CHECK(block == end);
+  ++tokens_;
+}
+
 void Gemm(const Activations& x, const Matrix& w, float* y, int64_t stride, ThreadPool& pool) {
   const GemmOutput output = {&w, y, stride};
   GemmMany(x, {&output, 1}, pool);
