@@ -461,7 +461,12 @@ void Speculator::Choose(const StepLoad& load) {
                        drafter.calibration->ExpectedSurvivals(Bucket(*sequence)), sequence->progress.drafting,
                        WantedPaceOf(*sequence)});
   }
-  ChooseDrafting(options_.policy, load, costs_, wishes_, chosen_);
+  if (pause_.Holds(options_.policy, load, wishes_)) {
+    chosen_.assign(wishes_.size(), false);
+  } else {
+    ChooseDrafting(options_.policy, load, costs_, wishes_, chosen_);
+    pause_.Observe(load, chosen_);
+  }
   for (size_t i = 0; i < candidates_.size(); ++i) {
     candidates_[i]->progress.drafting = chosen_[i];
     candidates_[i]->progress.probe = false;

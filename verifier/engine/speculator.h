@@ -30,6 +30,7 @@
 #include "verifier/engine/hidden_rows.h"
 #include "verifier/engine/sequence.h"
 #include "verifier/scheduling/draft_probe.h"
+#include "verifier/scheduling/drafting_pause.h"
 #include "verifier/scheduling/window_policy.h"
 
 namespace tandem::verifier {
@@ -165,6 +166,7 @@ class Speculator {
   std::vector<std::unique_ptr<Drafter>> drafters_;
   uint64_t last_session_ = 0;
   absl::Duration gather_until_ = absl::ZeroDuration();  // a step for all waits until then at most
+  DraftingPause pause_;
   DraftProbe probe_;
   SpeculationStats stats_;
   std::vector<double> waits_;
