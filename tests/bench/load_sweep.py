@@ -7,7 +7,8 @@ clients of which each sends its next request once it has its answer (closed loop
 
 Two parts. The scan runs all policies and finds the best fixed window at each load. The pairs then run `off`, that
 window and `prefix` in turns, of which the ratios are taken: median, and the lower end of a one-sided 90 % bootstrap
-interval. Texts of all policies must be equal, except with --synthetic-acceptance, which makes them meaningless.
+interval. Two starts of the same program differ by up to 5 % for as long as they live (where their memory happens to
+lie), so the pairs are shared among several starts. Texts of all policies must be equal, except with --synthetic-acceptance, which makes them meaningless.
 
   tests/bench/load_sweep.py --prompts gsm8k.jsonl mt-bench.jsonl ... [--synthetic-acceptance .8,.75,.7,.65]
 """
@@ -135,6 +136,18 @@ class Sweep:
                  "max_tokens": self.options.max_tokens, "ignore_eos": True}
                 for prompt in self.prompts[:load * self.options.requests_per_stream(load)]]
 
+    @contextlib.contextmanager
+    def contenders(self, policies):
+        """Started in this order, and warmed up: prefix caches filled, policies taught."""
+        with contextlib.ExitStack() as running:
+            contenders = [Contender(policy, self.options) for policy in policies]
+            for contender in contenders:
+                running.enter_context(contender.stack)
+            for load in self.options.loads:
+                self.round(contenders, 0, load)
+            print("warmed up", file=sys.stderr, flush=True)
+            yield contenders
+
     def round(self, contenders, number, load):
         """{policy: figures} of one load; who begins changes from round to round."""
         turn = number % len(contenders)
@@ -150,27 +163,24 @@ class Sweep:
         options = self.options
         result = {"cpu": cpu_name(), "scan": {load: [] for load in options.loads},
                   "pairs": {load: [] for load in options.loads}, "best": {}}
-        with contextlib.ExitStack() as running:
-            contenders = [Contender(policy, options) for policy in options.policies]
-            for contender in contenders:
-                running.enter_context(contender.stack)
-            for load in options.loads:  # fills prefix caches, teaches the policies
-                self.round(contenders, 0, load)
-            print("warmed up", file=sys.stderr, flush=True)
+        with self.contenders(options.policies) as contenders:
             for number in range(options.scan_rounds):
                 for load in options.loads:
                     result["scan"][load].append(self.round(contenders, number, load))
                 print(f"scan {number + 1} of {options.scan_rounds}", file=sys.stderr, flush=True)
-            fixed = [policy for policy in options.policies if policy.startswith("fixed:")]
-            for load, rounds in result["scan"].items():
-                result["best"][load] = max(
-                    fixed, key=lambda policy: statistics.median(found[policy]["rate"] for found in rounds))
-            for number in range(options.rounds):
-                for load in options.loads:
-                    chosen = ["off", result["best"][load], "prefix"]
-                    result["pairs"][load].append(
-                        self.round([c for c in contenders if c.policy in chosen], number, load))
-                print(f"pairs {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        fixed = [policy for policy in options.policies if policy.startswith("fixed:")]
+        for load, rounds in result["scan"].items():
+            result["best"][load] = max(
+                fixed, key=lambda policy: statistics.median(found[policy]["rate"] for found in rounds))
+        policies = ["off", *sorted(set(result["best"].values())), "prefix"]
+        for start in range(options.starts):
+            with self.contenders(policies[start % len(policies):] + policies[:start % len(policies)]) as contenders:
+                for number in range(start, options.rounds, options.starts):
+                    for load in options.loads:
+                        chosen = ["off", result["best"][load], "prefix"]
+                        result["pairs"][load].append(
+                            self.round([c for c in contenders if c.policy in chosen], number, load))
+                    print(f"pairs {len(result['pairs'][load])} of {options.rounds}", file=sys.stderr, flush=True)
         result["different_texts"] = self.different_texts
         return result
 
@@ -214,6 +224,7 @@ def parse():
     parser.add_argument("--windows", default="1,2,3,5,7", help="of fixed:k")
     parser.add_argument("--scan-rounds", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9, help="of pairs")
+    parser.add_argument("--starts", type=int, default=3, help="of all processes, among which the pairs are shared")
     parser.add_argument("--requests", type=int, default=16, help="of a cell; at least two for each client")
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--synthetic-acceptance", help="as the verifier's flag")
