@@ -49,10 +49,11 @@ function(tandem_binary name)
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS})
 endfunction()
 
-# tandem_test(NAME SOURCES a_test.cc ... [DEPS lib ...] [LABELS label ...] [TIMEOUT seconds])
-# One GoogleTest program and one ctest entry. Label `core` = no gRPC, runs under the sanitizers too.
+# tandem_test(NAME SOURCES a_test.cc ... [DEPS lib ...] [LABELS label ...] [TIMEOUT seconds] [ON_TARGETS])
+# One GoogleTest program and one ctest entry. Label `core` = no gRPC, runs under the sanitizers too. ON_TARGETS: it computes
+# on TANDEM_TARGET, and on x86 there is a second entry, NAME_avx2, for the oldest machines that are served in vectors.
 function(tandem_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "ON_TARGETS" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT TANDEM_BUILD_TESTS)
     return()
   endif()
@@ -67,6 +68,14 @@ function(tandem_test name)
   endif()
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_ON_TARGETS)
+    target_sources(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/support/kernel_target.cc)
+    if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+      add_test(NAME ${name}_avx2 COMMAND ${name})
+      set_tests_properties(${name}_avx2 PROPERTIES
+        ENVIRONMENT TANDEM_TARGET=AVX2 LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+    endif()
+  endif()
 endfunction()
 
 # tandem_device_test(NAME ...)  A tandem_test whose cases skip themselves where there is no CUDA device; ctest counts it
