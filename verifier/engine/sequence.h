@@ -49,6 +49,8 @@ class Sequence {
   int32_t max_len() const { return max_len_; }
   int32_t missing() const { return confirmed_len() - kv_len_; }  // positions without KV, >= 1
   int32_t output_len() const { return confirmed_len() - admission_.prompt_length; }
+  // Drafts beyond the last token that it may have are not worth computing: a window of k yields up to k + 1.
+  int32_t most_drafts() const { return max_len_ - confirmed_len() - 1; }
 
   // Whether it gives way before `other` when blocks run short: lower priority, then newer admission.
   bool YieldsTo(const Sequence& other) const;

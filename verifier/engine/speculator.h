@@ -11,7 +11,9 @@
 // (nothing is gained by computing beside it, and one step for all reads the weights once); otherwise the
 // others go on, so that drafting and verifying overlap.
 //
-// Nothing here can change the text with coupled acceptance. Not thread-safe: only the step loop calls it.
+// In two parts: speculator.cc has streams, answers and windows, draft_requests.cc for whom to ask and what to
+// feed. Nothing here can change the text with coupled acceptance. Not thread-safe: only the step loop calls
+// it.
 #pragma once
 
 #include <array>
@@ -136,17 +138,21 @@ class Speculator {
   static constexpr absl::Duration kLongestTimeout = absl::Seconds(5);
   static constexpr int kMaxOutOfSync = 3;
 
+  // --- speculator.cc
   absl::Status UseProjection(const DrafterStream& stream);
-  Drafter* Assign(Sequence& sequence);
   bool IsKnown(const Sequence& sequence) const;
+  // Of its temperature, in calibrations.
+  static int Bucket(const Sequence& sequence);
   void Leave(Sequence& sequence);
-  absl::Duration Timeout(const Drafter& drafter, absl::Duration last_step) const;
   void TakeOne(Drafter& drafter, int index, speculation::SequenceDraft&& draft, absl::Duration arrived,
                std::span<const std::unique_ptr<Sequence>> running);
   void TakeOutOfSync(Drafter& drafter, int index, const speculation::OutOfSync& entry,
                      std::span<const std::unique_ptr<Sequence>> running);
   bool IsDrafting(int drafter, absl::Duration before,
                   std::span<const std::unique_ptr<Sequence>> running) const;
+
+  // --- draft_requests.cc
+  Drafter* Assign(Sequence& sequence);
   bool MayBeDrafted(Sequence& sequence);
   // Seconds per token that its latency target asks of its next steps; 0 = it has none.
   double WantedPaceOf(const Sequence& sequence) const;
@@ -154,6 +160,8 @@ class Speculator {
   void Choose(const StepLoad& load);
   void Feed(Sequence& sequence, speculation::Feed& feed, absl::Duration timeout, absl::Duration now);
   double DraftCost(int num_sequences, double step_seconds) const;
+  absl::Duration Timeout(const Drafter& drafter, absl::Duration last_step) const;
+
   void Count(DraftFallback reason) { ++stats_.fallbacks[static_cast<size_t>(reason)]; }
 
   const SpeculationOptions options_;

@@ -1,7 +1,7 @@
 // The engine itself; engine.h is its interface, Engine::Create its constructor.
 //
-// In two parts: step_engine.cc is the step (expire, plan, reserve, forward, sample, accept, report),
-// admission.cc what changes between steps (streams, plans, admissions, ends).
+// In three parts: step_engine.cc is the step (expire, plan, reserve, forward, sample, accept), step_report.cc
+// what is said behind it, admission.cc what changes between steps (streams, plans, admissions, ends).
 #pragma once
 
 #include <map>
@@ -95,6 +95,8 @@ class StepEngine final : public Engine {
   void AcceptWindow(const SampleWindow& window);
   void ShareFullBlocks(Sequence& sequence);
   void ObserveStep();
+
+  // --- step_report.cc
   std::vector<std::pair<StreamId, Report>> CollectReports();
   Report MakeReport(StreamId id, StreamState& stream);
   int64_t PrefillShare(StreamId stream) const;
