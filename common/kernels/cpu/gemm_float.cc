@@ -50,7 +50,8 @@ struct Ahead {
 };
 
 // One register tile over `cols` columns: weights of panel p at w + p * panel_stride, activations of token t
-// at x + t * x_stride, accumulators [T][P][16] read and written.
+// at x + t * x_stride, accumulators of both at acc + t * acc_stride + 16 p, which are read unless they begin
+// at zero here.
 struct FloatRun {
   const std::byte* w;
   int64_t panel_stride;
@@ -58,6 +59,8 @@ struct FloatRun {
   int64_t x_stride;
   int64_t cols;
   float* acc;
+  int64_t acc_stride;
+  bool from_zero;
   Ahead ahead;
 };
 
@@ -72,7 +75,14 @@ HWY_NOINLINE void RunRegisters(const FloatRun& run) {
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) acc[t][p] = Load(run.acc + (t * P + p) * kLanes);
+    for (int p = 0; p < P; ++p) acc[t][p] = Set(0.0f);
+  }
+  if (!run.from_zero) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) acc[t][p] = Load(run.acc + t * run.acc_stride + p * kLanes);
+    }
   }
   const std::byte* w = run.w;
   const float* x = run.x;
@@ -101,7 +111,7 @@ HWY_NOINLINE void RunRegisters(const FloatRun& run) {
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) Store(acc[t][p], run.acc + (t * P + p) * kLanes);
+    for (int p = 0; p < P; ++p) Store(acc[t][p], run.acc + t * run.acc_stride + p * kLanes);
   }
 }
 
@@ -193,15 +203,18 @@ void StoreTile(const GemmTile& tile, const float* acc, int64_t panel, int panels
 void RunPanels(const GemmTile& tile, int64_t panel, int panels, bool single, int first_token, int tokens) {
   const Matrix& w = *tile.w;
   const int64_t cols = w.cols();
-  alignas(64) float acc[kTokensInFlight * kMaxPanels * kLanes];
-  std::fill(acc, acc + tokens * panels * kLanes, 0.0f);
+  alignas(64) float buffer[kTokensInFlight * kMaxPanels * kLanes];
+  // Whole panels whose columns are all at hand go straight to where they belong.
+  const bool direct = !IsQuantised(w.type()) && (panel + panels) * kPanelRows <= w.rows();
+  float* const acc = direct ? tile.y + first_token * tile.stride + panel * kPanelRows : buffer;
+  const int64_t acc_stride = direct ? tile.stride : int64_t{panels} * kLanes;
   const float* const x = tile.x->f32() + first_token * cols;
   const auto run_tokens = [&](Source source, const std::byte* weights, int64_t stride, int64_t column,
                               int64_t n, Ahead ahead) {
     for (int t = 0; t < tokens;) {
       const int count = NextTokens(tokens - t);
-      PickRun(source, single,
-              count)({weights, stride, x + t * cols + column, cols, n, acc + t * panels * kLanes, ahead});
+      PickRun(source, single, count)({weights, stride, x + t * cols + column, cols, n, acc + t * acc_stride,
+                                      acc_stride, column == 0, ahead});
       t += count;
       ahead = {};
     }
@@ -226,7 +239,7 @@ void RunPanels(const GemmTile& tile, int64_t panel, int panels, bool single, int
       run_tokens(Source::kF32, reinterpret_cast<const std::byte*>(decoded), kPanelFloats * 4, column, n, {});
     }
   }
-  StoreTile(tile, acc, panel, panels, first_token, tokens);
+  if (!direct) StoreTile(tile, buffer, panel, panels, first_token, tokens);
 }
 
 void FloatTile(const GemmTile& tile) {
