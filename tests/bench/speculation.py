@@ -172,8 +172,9 @@ def llama_server(program, model, threads, drafter=None, window=0, p_min=0.0):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = "127.0.0.1:%d" % free.getsockname()[1]
-    flags = ["-md", drafter, "--spec-type", "draft-dspark", "--spec-draft-n-max", window, "--spec-draft-p-min",
-             p_min] if drafter else []
+    # Its threads spin while they wait, those of target and drafter against each other: five times slower on two cores.
+    flags = ["-md", drafter, "--spec-type", "draft-dspark", "--spec-draft-n-max", window, "--spec-draft-p-min", p_min,
+             "--poll", 0, "--spec-draft-poll", 0] if drafter else []
     command = [program, "-m", model, "-t", threads, "-c", 4096, "-np", 1, "-ngl", 0, "--jinja", "--host", "127.0.0.1",
                "--port", address.rsplit(":", 1)[1], *flags]
     with open(CACHE / "bench/llama-server.log", "wb") as log:
