@@ -34,8 +34,8 @@ inline constexpr int kOutputVectors = kRegs == 1 ? 4 : 2;
 
 // Everything a group of pairs needs, on the caller's stack.
 struct Work {
-  // q * scale, [head_dim][kMaxPairs]: one column's values of neighbouring pairs are neighbours.
-  alignas(64) float q[kMaxHeadDim * kMaxPairs];
+  // q * scale, [pairs][kMaxHeadDim].
+  alignas(64) float q[kMaxPairs * kMaxHeadDim];
   // Scores, then exponentials of one span: [pairs][span].
   alignas(64) float s[kMaxPairs * kAttentionSpan];
   // exp(m - m') of one span: [pairs][tile].
@@ -87,8 +87,8 @@ HWY_NOINLINE void Scores(const SpanKv& kv, int tile, int pair, int head_dim, Wor
   constexpr int kColumnBytes = kLanes * (type == KvType::kF32 ? 4 : type == KvType::kBF16 ? 2 : 1);
   constexpr int kLineColumns = 64 / kColumnBytes;
   const bool fetch = pair == 0;
-  const float* q = work.q + pair;
-  for (int d = 0; d < head_dim; ++d, q += kMaxPairs) {
+  const float* q = work.q + pair * kMaxHeadDim;
+  for (int d = 0; d < head_dim; ++d, ++q) {
     if (fetch && d % kLineColumns == 0) {
 #pragma GCC unroll 8
       for (int i = 0; i < tiles; ++i) {
@@ -101,7 +101,7 @@ HWY_NOINLINE void Scores(const SpanKv& kv, int tile, int pair, int head_dim, Wor
     for (int i = 0; i < tiles; ++i) column[i] = LoadKv<type>(k[i], int64_t{d} * kLanes);
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      const F32x16 value = Set(q[p]);
+      const F32x16 value = Set(q[p * kMaxHeadDim]);
 #pragma GCC unroll 8
       for (int i = 0; i < tiles; ++i) s[p][i] = MulAdd(value, column[i], s[p][i]);
     }
@@ -333,7 +333,10 @@ struct Group {
     for (int pair = 0; pair < pairs; ++pair) {
       const float* const q =
           tile.q + (tile.rows->first_row + row_of(pair)) * tile.q_stride + head_of(pair) * head_dim;
-      for (int d = 0; d < head_dim; ++d) work.q[d * kMaxPairs + pair] = q[d] * tile.scale;
+      float* const scaled = work.q + pair * kMaxHeadDim;
+      int d = 0;
+      for (; d + kLanes <= head_dim; d += kLanes) Store(Mul(Load(q + d), Set(tile.scale)), scaled + d);
+      for (; d < head_dim; ++d) scaled[d] = q[d] * tile.scale;
     }
   }
 
