@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "common/base/status.h"
 #include "verifier/scheduling/draft_rows.h"
@@ -40,8 +41,7 @@ class DraftingSearch {
 
   // draft[i] for the best choice, or for the present one if the best does not gain enough.
   void Choose(std::vector<bool>& draft) const {
-    const size_t best = BestCount();
-    const double best_value = Rate(BestOf(best));
+    const auto [best, best_step] = BestCount();
     size_t num_drafting = 0, num_changes = 0;
     for (size_t rank = 0; rank < by_rank_.size(); ++rank) {
       const bool drafting = candidates_[by_rank_[rank]].drafting;
@@ -49,11 +49,13 @@ class DraftingSearch {
       num_changes += drafting != (rank < best);
     }
     const FrontierPoint present =
-        At([this](size_t rank) { return candidates_[by_rank_[rank]].drafting; }, num_drafting);
+        num_changes == 0
+            ? best_step
+            : At([this](size_t rank) { return candidates_[by_rank_[rank]].drafting; }, num_drafting);
     // The margin is a share of what the sequences that change bring: one newcomer among a hundred moves the
     // sum by a hundredth at most.
     const double margin = kHysteresis * static_cast<double>(num_changes) / std::max(load_.num_anchors, 1);
-    const bool change = best_value > Rate(present) * (1 + margin);
+    const bool change = Rate(best_step) > Rate(present) * (1 + margin);
     // Drafts of which none would be checked are not worth asking for, however little they cost.
     const bool stay = !change && present.num_admitted > 0;
     for (size_t rank = 0; rank < by_rank_.size(); ++rank) {
@@ -82,13 +84,20 @@ class DraftingSearch {
   // found by walking this list and leaving the others out.
   void OrderDrafts() {
     std::vector<DraftedSequence> sequences;
+    sequences.reserve(by_rank_.size());
+    num_drafts_of_.reserve(by_rank_.size());
     for (const size_t i : by_rank_) {
       sequences.push_back({.order = candidates_[i].order, .survivals = candidates_[i].expected_survivals});
       num_drafts_of_.push_back(static_cast<int64_t>(candidates_[i].expected_survivals.size()));
     }
+    const auto num_drafts =
+        static_cast<size_t>(std::accumulate(num_drafts_of_.begin(), num_drafts_of_.end(), int64_t{0}));
+    ranks_.reserve(num_drafts);
+    survivals_.reserve(num_drafts);
+    step_seconds_.reserve(num_drafts + 1);
     Frontier frontier(sequences);
     for (Frontier::Draft draft; frontier.Next(draft);) {
-      ranks_.push_back(draft.sequence);
+      ranks_.push_back(static_cast<uint32_t>(draft.sequence));
       survivals_.push_back(std::min(draft.survival, 1.0));
     }
   }
@@ -105,7 +114,8 @@ class DraftingSearch {
     const double draft_seconds = draft_seconds_of_[num_drafted];
     size_t next = 0;
     return SearchFrontier(
-        load_.num_anchors, MaxDraftRows(WindowPolicy{}, load_, num_drafts), load_.no_look_ahead,
+        load_.num_anchors, MaxDraftRows(WindowPolicy{}, load_, num_drafts),
+        load_.no_look_ahead ? PathEnd::kFirstLoss : PathEnd::kAll,
         [&](double& survival) {
           while (next < ranks_.size() && !is_drafted(ranks_[next])) ++next;
           if (next == ranks_.size()) return false;
@@ -118,26 +128,31 @@ class DraftingSearch {
     return At([n](size_t rank) { return rank < n; }, n);
   }
 
-  // The n of the highest V(n): 0, 1, 2, 4, ... and all first, then ever closer around the best of them.
-  size_t BestCount() const {
+  // The n of the highest V(n), and its step: 0, 1, 2, 4, ... and all first, then ever closer around the best
+  // of them.
+  std::pair<size_t, FrontierPoint> BestCount() const {
     size_t best = 0;
-    double best_value = Rate(BestOf(0));
+    FrontierPoint best_step = BestOf(0);
+    double best_rate = Rate(best_step);
     const auto consider = [&](size_t n) {
-      const double value = Rate(BestOf(n));
-      if (value > best_value || (value == best_value && n < best)) {
+      const FrontierPoint step = BestOf(n);
+      const double rate = Rate(step);
+      if (rate > best_rate || (rate == best_rate && n < best)) {
         best = n;
-        best_value = value;
+        best_step = step;
+        best_rate = rate;
       }
     };
     const size_t all = by_rank_.size();
     for (size_t n = 1; n < all; n *= 2) consider(n);
     if (all > 0) consider(all);
-    for (size_t step = all / 4; best > 0 && step > 0; step /= 2) {
+    // Among hundreds a finer choice moves V by less than the hysteresis.
+    for (size_t step = all / 4; best > 0 && step > all / 128; step /= 2) {
       const size_t around = best;
       if (around > step) consider(around - step);
       if (around + step <= all) consider(around + step);
     }
-    return best;
+    return {best, best_step};
   }
 
   const StepLoad& load_;
@@ -145,7 +160,7 @@ class DraftingSearch {
   const std::span<const DraftCandidate> candidates_;
   std::vector<size_t> by_rank_;         // candidates, the most promising first
   std::vector<int64_t> num_drafts_of_;  // by rank
-  std::vector<size_t> ranks_;           // of all drafts in order: whose it is
+  std::vector<uint32_t> ranks_;         // of all drafts in order: whose it is
   std::vector<double> survivals_;       // and how likely it is accepted
   std::vector<double> step_seconds_;    // [n] = time of the step with n drafts
 };

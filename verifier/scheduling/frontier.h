@@ -39,7 +39,7 @@ class Frontier {
       : sequences_(sequences), tie_break_(tie_break) {
     heap_.reserve(sequences.size());
     for (size_t i = 0; i < sequences.size(); ++i) {
-      Node node = {.order = sequences[i].order, .sequence = static_cast<uint32_t>(i)};
+      Node node = {.sequence = static_cast<uint32_t>(i)};
       if (Advance(node, 1)) heap_.push_back(node);
     }
     for (size_t i = heap_.size() / 2; i-- > 0;) SiftDown(i);
@@ -61,7 +61,6 @@ class Frontier {
  private:
   struct Node {
     double survival = 0;
-    uint64_t order = 0;
     uint32_t sequence = 0;
     uint32_t position = 0;  // of this draft, from 1
   };
@@ -78,7 +77,8 @@ class Frontier {
   bool Before(const Node& a, const Node& b) const {
     if (a.survival != b.survival) return a.survival > b.survival;
     if (tie_break_ == TieBreak::kPosition && a.position != b.position) return a.position < b.position;
-    if (a.order != b.order) return a.order < b.order;
+    const uint64_t a_order = sequences_[a.sequence].order, b_order = sequences_[b.sequence].order;
+    if (a_order != b_order) return a_order < b_order;
     return a.sequence < b.sequence;
   }
 
@@ -107,12 +107,18 @@ struct FrontierPoint {
   double seconds = 0;
 };
 
-// Admits drafts until `max_admitted`, or (stop_early) until the first that does not raise tokens per second.
-// `next_survival(double&)` gives the survival of the next draft, false when there is none; `seconds_of(n)` is
-// the time of the step with n drafts, positive; `tokens` are expected without any. Without stop_early the
-// whole path is seen, since real step times are jagged and a loss now may pay later.
+// How far a path of admissions is seen. Real step times are jagged, and a loss now may pay later.
+enum class PathEnd {
+  kFirstLoss,  // the first draft that does not raise tokens per second
+  kHopeless,   // nothing that is left could pay, given that times never fall
+  kAll,
+};
+
+// Admits up to `max_admitted` drafts. `next_survival(double&)` gives the survival of the next one, not above
+// that of the one before, false when there is none; `seconds_of(n)` is the time of the step with n drafts,
+// positive; `tokens` are expected without any.
 template <typename NextSurvival, typename SecondsOf>
-FrontierPoint SearchFrontier(double tokens, int max_admitted, bool stop_early, NextSurvival&& next_survival,
+FrontierPoint SearchFrontier(double tokens, int max_admitted, PathEnd end, NextSurvival&& next_survival,
                              SecondsOf&& seconds_of) {
   FrontierPoint best = {0, tokens, seconds_of(0)};
   double survival = 0;
@@ -122,7 +128,12 @@ FrontierPoint SearchFrontier(double tokens, int max_admitted, bool stop_early, N
     // tokens / seconds > best.tokens / best.seconds
     if (tokens * best.seconds > best.tokens * seconds) {
       best = {n, tokens, seconds};
-    } else if (stop_early) {
+    } else if (end == PathEnd::kFirstLoss) {
+      break;
+    }
+    // Not even if all that are left were as likely as this one and took no time.
+    if (end == PathEnd::kHopeless && n % 16 == 0 &&
+        (tokens + (max_admitted - n) * survival) * best.seconds <= best.tokens * seconds) {
       break;
     }
   }

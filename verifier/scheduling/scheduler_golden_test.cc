@@ -35,7 +35,7 @@ Search RunSearch(const Table& survivals, int max_admitted, bool stop_early, Seco
   Search search = {std::vector<int>(survivals.size()), {}, {tokens / seconds_of(0)}};
   std::vector<size_t> admitted;
   search.best = SearchFrontier(
-      tokens, max_admitted, stop_early,
+      tokens, max_admitted, stop_early ? PathEnd::kFirstLoss : PathEnd::kAll,
       [&](double& survival) {
         Frontier::Draft draft;
         if (!frontier.Next(draft)) return false;

@@ -29,10 +29,20 @@ struct TablePlace {
   size_t point;
   double weight;
 };
+
+// By rows: the point before them, or at them for the first. Looked up thousands of times a decision.
+constexpr auto kPointBefore = [] {
+  std::array<uint8_t, kTableDecodeRows.back() + 1> points = {};
+  for (size_t rows = 0, point = 0; rows < points.size(); ++rows) {
+    while (point + 2 < kPoints && static_cast<int>(rows) > kTableDecodeRows[point + 1]) ++point;
+    points[rows] = static_cast<uint8_t>(point);
+  }
+  return points;
+}();
+
 TablePlace PlaceOf(int num_decode_rows) {
-  const double rows = std::max(num_decode_rows, 1);
-  size_t point = 0;
-  while (point + 2 < kPoints && rows > kTableDecodeRows[point + 1]) ++point;
+  const int rows = std::max(num_decode_rows, 1);
+  const size_t point = kPointBefore[static_cast<size_t>(std::min(rows, kTableDecodeRows.back()))];
   const double low = kTableDecodeRows[point], high = kTableDecodeRows[point + 1];
   return {point, (rows - low) / (high - low)};
 }

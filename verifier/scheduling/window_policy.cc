@@ -90,7 +90,7 @@ void ChoosePrefixes(const StepLoad& load, std::span<const DraftedSequence> seque
   admitted.reserve(static_cast<size_t>(max_rows - num_probe_rows));
   const int num_base_rows = shape.num_decode_rows;
   const FrontierPoint best = SearchFrontier(
-      tokens, max_rows - num_probe_rows, load.no_look_ahead,
+      tokens, max_rows - num_probe_rows, load.no_look_ahead ? PathEnd::kFirstLoss : PathEnd::kHopeless,
       [&](double& survival) {
         Frontier::Draft draft;
         if (!frontier.Next(draft)) return false;

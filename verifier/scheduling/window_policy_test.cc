@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <random>
 
 #include "verifier/scheduling/draft_rows.h"
 #include "verifier/scheduling/frontier.h"
@@ -284,6 +285,35 @@ TEST(ChooseWindows, PrefixIsTheBestOfAllChoices) {
     }
     EXPECT_NEAR(rate(Windows("prefix", load, survivals)), best, 1e-9 * best) << round;
   }
+}
+
+// Hundreds of drafts, so that the search does give up; times with cliffs, so that it must look beyond losses.
+TEST(SearchFrontier, WhatIsHopelessMissesNothing) {
+  std::mt19937 rng(7);
+  int num_shorter = 0;
+  for (int round = 0; round < 200; ++round) {
+    std::vector<double> survivals(400), seconds(401);
+    const double fall = 1 - static_cast<double>(rng() % 100) / 1000;
+    double survival = 1, time = 10;
+    for (double& s : survivals) s = survival *= rng() % 3 == 0 ? fall : 1;
+    for (double& t : seconds) t = time += rng() % 40 == 0 ? static_cast<double>(rng() % 300) / 100 : 0.05;
+    const auto search = [&](PathEnd end, int& num_seen) {
+      num_seen = 0;
+      return SearchFrontier(
+          10, 400, end,
+          [&](double& next) {
+            next = survivals[static_cast<size_t>(num_seen++)];
+            return true;
+          },
+          [&](int n) { return seconds[static_cast<size_t>(n)]; });
+    };
+    int seen = 0, all = 0;
+    const FrontierPoint found = search(PathEnd::kHopeless, seen), best = search(PathEnd::kAll, all);
+    ASSERT_EQ(found.num_admitted, best.num_admitted) << round;
+    ASSERT_EQ(found.tokens, best.tokens) << round;
+    num_shorter += seen < all;
+  }
+  EXPECT_GT(num_shorter, 20);
 }
 
 }  // namespace
