@@ -85,8 +85,8 @@ inline std::vector<float> Project(const DraftModelInfo& info, std::span<const fl
                                   ThreadPool& pool) {
   const size_t taps = info.projection.taps.size(), hidden = info.hidden_size;
   const size_t n = features.size() / (taps * hidden);
-  auto projection =
-      models::RowProjection::Create(info.projection, info.hidden_size, static_cast<int32_t>(n), pool);
+  const auto max_rows = static_cast<int32_t>(std::max<size_t>(n, 1));
+  auto projection = models::RowProjection::Create(info.projection, info.hidden_size, max_rows, pool);
   if (!projection.ok()) {
     ADD_FAILURE() << projection.status();
     return {};
