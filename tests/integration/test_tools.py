@@ -138,10 +138,12 @@ def test_bench_compares_policies(prompts, tmp_path):
     assert {"off", "fixed:4"} <= set(texts)
 
 
-def test_bench_profiles_a_round(prompts, tmp_path):
-    figures = tmp_path / "profile.json"
-    out = tandem("bench", *PAIR, "--profile", "--prompts", prompts, "--max-tokens", "64", "--set",
-                 "verifier.policy=fixed:4", "--json", str(figures))
+def test_bench_profiles_a_round(tmp_path):
+    # Answers take 1 to 2 ms each: of so many, one that waits for a core does not weigh.
+    prompts, figures = tmp_path / "questions.jsonl", tmp_path / "profile.json"
+    prompts.write_text("".join(json.dumps({"turns": [question]}) + "\n" for question in QUESTIONS) * 20)
+    out = tandem("bench", *PAIR, "--profile", "--prompts", str(prompts), "--sample", str(20 * len(QUESTIONS)),
+                 "--max-tokens", "64", "--set", "verifier.policy=fixed:4", "--json", str(figures))
     assert "limits here:" in out and "gate_up" in out, out
     profile = json.loads(figures.read_text(encoding="utf-8"))
     seconds = {stage["stage"]: stage["seconds"] for stage in profile["stages"]}
